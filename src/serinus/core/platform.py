@@ -1,0 +1,39 @@
+"""Where the engines are: the only thing that differs between a laptop and a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Platform(BaseModel):
+    """Addresses and folders of the engines. `Platform.local` gives the laptop's defaults under one folder.
+
+    `offline_uri` is the folder of feature sources, `online_store` Feast's `online_store` section, `feast_registry`
+    Feast's registry path or URL, `tracking_uri` and `artifact_uri` MLflow's, `pipeline_root` KFP's.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Path
+    offline_uri: str
+    online_store: dict[str, object]
+    feast_registry: str
+    tracking_uri: str
+    artifact_uri: str
+    pipeline_root: str
+
+    @classmethod
+    def local(cls, state: Path) -> Platform:
+        """Everything below `state`: embedded engines, no server."""
+        state = state.absolute()
+        return cls(
+            state=state,
+            offline_uri=str(state / "offline"),
+            online_store={"type": "sqlite", "path": str(state / "online.db")},
+            feast_registry=str(state / "feast.db"),
+            tracking_uri=f"sqlite:///{state / 'mlflow.db'}",
+            artifact_uri=str(state / "artifacts"),
+            pipeline_root=str(state / "pipelines"),
+        )

@@ -1,0 +1,28 @@
+"""The two resources a user writes. One pydantic model each: validation, CRD schema and reference come from it."""
+
+from serinus.core.spec.common import API_VERSION, Metadata, parse_resources
+from serinus.core.spec.deployment import FeaturePolicy, ModelDeployment, ModelDeploymentSpec, Predictor
+from serinus.core.spec.training import (
+    ContinuousTraining,
+    ContinuousTrainingSpec,
+    Evaluation,
+    Gate,
+    Training,
+    Windows,
+)
+
+__all__ = [
+    "API_VERSION",
+    "ContinuousTraining",
+    "ContinuousTrainingSpec",
+    "Evaluation",
+    "FeaturePolicy",
+    "Gate",
+    "Metadata",
+    "ModelDeployment",
+    "ModelDeploymentSpec",
+    "Predictor",
+    "Training",
+    "Windows",
+    "parse_resources",
+]

@@ -1,0 +1,162 @@
+"""`ContinuousTraining`: how a model is trained, judged and trained again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from croniter import croniter
+from pydantic import AfterValidator, Field, model_validator
+
+from serinus.core.dataset import Split
+from serinus.core.spec.common import Name, Resource, SpecModel
+from serinus.core.times import Duration, Interval
+
+
+def _cron(text: str) -> str:
+    if not croniter.is_valid(text):
+        raise ValueError("a cron expression of five fields, such as '0 3 * * 1'")
+    return text
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+
+
+class ProjectRef(SpecModel):
+    """Where the project's code is."""
+
+    entry_point: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`module:Class` of the Project, importable from the folder of this file."""
+    image: str = "serinus-pipeline:latest"
+    """Container image that holds Serinus and the project, for runs on a cluster."""
+
+
+class Windows(SpecModel):
+    """Which stretch of time trains the model and which one judges it, counted back from the run's as-of time."""
+
+    start: datetime | None = None
+    """Training never reaches back beyond this time. Without `length` the training window expands from here."""
+    length: Duration | None = None
+    """Length of a sliding training window."""
+    validation: Duration = timedelta(days=14)
+    """The last part of the training window, kept for early stopping."""
+    holdout: Duration = timedelta(days=31)
+    """The newest labelled period; every model is judged on it and none is fitted on it."""
+    label_delay: Duration = timedelta(0)
+    """How long after a request its outcome is known, at the latest. The held-out period ends this long before as-of."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Windows:
+        if self.start is None and self.length is None:
+            raise ValueError("windows need a start (expanding) or a length (sliding)")
+        if self.start is not None and self.start.tzinfo is None:
+            raise ValueError("start needs a time zone, such as 2013-01-01T00:00:00Z")
+        if self.length is not None and self.length <= self.validation:
+            raise ValueError("length must be longer than validation")
+        return self
+
+    def split(self, as_of: datetime) -> Split:
+        """The three intervals for a run at `as_of`.
+
+        Raises:
+            ValueError: there is not yet enough data for a training period.
+        """
+        until = as_of - self.label_delay
+        judged_from = until - self.holdout
+        fitted_until = judged_from - self.validation
+        starts = [moment for moment in (self.start, judged_from - self.length if self.length else None) if moment]
+        since = max(starts)
+        if since >= fitted_until:
+            raise ValueError(f"the training window is empty: it would run from {since} to {fitted_until}")
+        return Split(
+            train=Interval(since=since, until=fitted_until),
+            validation=Interval(since=fitted_until, until=judged_from),
+            holdout=Interval(since=judged_from, until=until),
+        )
+
+
+class Training(SpecModel):
+    """How the module is fitted. `parameters` go to the project's `model` as they are."""
+
+    parameters: dict[str, Any] = {}
+    """Hyper-parameters of the project's module."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Passes over the training data at most."""
+    patience: Annotated[int, Field(ge=1)] = 2
+    """Epochs without a better validation loss before training stops early."""
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    """Rows a step."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0001
+    """AdamW's decoupled weight decay."""
+    seed: int = 0
+    """Seed of initial weights and of the order of rows; the same seed and data give the same model."""
+
+
+class Evaluation(SpecModel):
+    """How models are compared on the held-out period."""
+
+    baseline: list[str] = []
+    """Columns of the rule baseline: the outcome's past rate for each combination of their values."""
+    slices: list[str] = []
+    """Columns whose values are also judged on their own."""
+    minimum_slice_rows: Annotated[int, Field(ge=1)] = 200
+    """Smaller slices are not reported."""
+
+
+class Gate(SpecModel):
+    """When a candidate may be registered for deployment."""
+
+    metric: Literal["log_loss", "brier"] = "log_loss"
+    """The proper scoring rule that decides."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Confidence of the paired bootstrap's intervals."""
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Resamples of the paired bootstrap."""
+    champion_tolerance: Annotated[float, Field(ge=0)] = 0.002
+    """Non-inferiority margin against the champion, in units of the metric."""
+
+
+class Schedule(SpecModel):
+    """When the pipeline runs again by the clock."""
+
+    cron: Cron
+    """Cron expression in UTC."""
+
+
+class Triggers(SpecModel):
+    """What starts the pipeline again."""
+
+    schedule: Schedule | None = None
+    """Runs by the clock."""
+
+
+class Limits(SpecModel):
+    """What triggers may not exceed."""
+
+    minimum_interval: Duration = timedelta(hours=1)
+    """Time between the starts of two runs, at least."""
+
+
+class ContinuousTrainingSpec(SpecModel):
+    """The desired state of a model's training."""
+
+    project: ProjectRef
+    feature_service: Annotated[str, Field(min_length=1)]
+    """Feast FeatureService whose features the model takes."""
+    windows: Windows
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
+    triggers: Triggers = Triggers()
+    limits: Limits = Limits()
+    deployment: Name
+    """The ModelDeployment that accepted versions go to."""
+
+
+class ContinuousTraining(Resource):
+    """Trains a model again and again and registers the versions that pass the gate."""
+
+    kind: Literal["ContinuousTraining"]
+    spec: ContinuousTrainingSpec
