@@ -6,6 +6,7 @@ two stretches of time can be compared by adding counts.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +50,7 @@ class Histogram(BaseModel):
         if self.kind == "category":
             return ("missing", "other", *self.categories)
         bounds = ("-inf", *(f"{edge:g}" for edge in self.edges), "+inf")
-        return ("missing", *(f"[{low},{high})" for low, high in zip(bounds, bounds[1:], strict=False)))
+        return ("missing", *(f"[{low},{high})" for low, high in pairwise(bounds)))
 
 
 class Profile(BaseModel):

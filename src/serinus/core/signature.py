@@ -91,7 +91,7 @@ class Signature(BaseModel):
 
     @cached_property
     def schema_digest(self) -> str:
-        """SHA-256 over everything that a request or a feature store must agree with; categories are learned, not agreed."""
+        """SHA-256 over what requests and feature stores must agree with (categories are learned, not agreed)."""
         agreed = self.model_dump(mode="json", exclude={"columns": {"__all__": {"categories"}}})
         return "sha256:" + hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
