@@ -22,13 +22,26 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        part.chmod(mode)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        publish(part, path, mode)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def publish(part: Path, path: Path, mode: int = 0o644) -> None:
+    """Give a finished file of the same file system its final name in one step, durably and with `mode`."""
+    _sync(part)  # content before name: after a crash the name never points at a file cut short
+    part.chmod(mode)
+    part.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
