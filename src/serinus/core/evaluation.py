@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 from serinus.core.times import Interval
 
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+BASELINE = "baseline"
 METRICS = ("roc_auc", "pr_auc", "log_loss", "brier", "calibration_error")
 
 
@@ -46,7 +49,8 @@ class ModelScores(BaseModel):
 class Difference(BaseModel):
     """Loss of the candidate minus loss of another model on the same rows, with a paired bootstrap interval.
 
-    Negative is better. `low` and `high` bound the difference at `confidence`.
+    Negative is better. `low` and `high` bound the difference at `confidence`. What is resampled is whole days, as rows
+    of one day are not independent; `days` says how many there were.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +61,7 @@ class Difference(BaseModel):
     low: float
     high: float
     confidence: float
+    days: int
 
 
 class Scorecard(BaseModel):

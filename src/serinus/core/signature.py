@@ -122,7 +122,13 @@ def encode_numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
 
 
 def encode_categories(values: Sequence[Any] | NDArray[Any], codes: Mapping[str, int]) -> NDArray[np.int64]:
-    """Codes of strings: 0 for a missing value (None or NaN), 1 for one that training did not see."""
-    return np.array(
-        [MISSING if value is None or value != value else codes.get(value, UNKNOWN) for value in values], dtype=np.int64
-    )
+    """Codes of values by their text: 0 for a missing value (None or NaN), 1 for one that training did not see."""
+    texts = [value if isinstance(value, str) else category_text(value) for value in values]
+    return np.array([MISSING if text is None else codes.get(text, UNKNOWN) for text in texts], dtype=np.int64)
+
+
+def category_text(value: Any) -> str | None:
+    """How a category is written: 5, 5.0 and "5" are one value, so that a column may lack some of its numbers."""
+    if value is None or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
