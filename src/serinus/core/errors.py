@@ -14,9 +14,8 @@ Exit code 1 is kept for an answer that is a plain "no": a candidate refused by t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
-
-from pydantic import BaseModel
 
 
 class SerinusError(Exception):
@@ -39,7 +38,8 @@ class InvalidInput(SerinusError):
     exit_code = 2
 
 
-class Problem(BaseModel):
+@dataclass(frozen=True)
+class Problem:
     """One thing that is wrong in a spec: where, what was found, what is allowed."""
 
     path: str

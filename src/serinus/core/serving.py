@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serinus.core.platform import Platform
 from serinus.core.spec.deployment import ModelDeploymentSpec
+from serinus.core.times import Duration
 
 
 class ServingConfig(BaseModel):
@@ -27,3 +29,16 @@ class ServingConfig(BaseModel):
     feature_project: str
     clock: Literal["wall", "request"] = "wall"
     metrics_dir: Path
+    maximum_rows: Annotated[int, Field(ge=1, le=100_000)] = 4096
+    """Rows a request may carry."""
+    lookup_timeout: Duration = timedelta(seconds=1)
+    """How long one batch waits for the online store; after it the values count as unavailable."""
+    cache_age: Duration = timedelta(seconds=1)
+    """How long a decoded online row may be used again; 0 turns the cache off, as does the clock `request`."""
+    cache_rows: Annotated[int, Field(ge=0)] = 50_000
+    """Decoded rows that a worker keeps for each feature view at most."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether rows are cached: never when time is the request's, for then the store's past moves under it."""
+        return self.clock == "wall" and self.cache_rows > 0 and self.cache_age > timedelta(0)

@@ -13,22 +13,32 @@ from pydantic_core import CoreSchema, core_schema
 DURATION_PATTERN = r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _PART = re.compile(r"([0-9]+)(ms|[dhms])")
+_DURATION_WORDS = "a duration such as 36h, 31d, 1h30m or 500ms"
 
 
 def parse_duration(text: str) -> timedelta:
     """Read a duration such as `36h`, `31d` or `1h30m` (Kubernetes durations, plus days).
 
     Raises:
-        ValueError: the text is not of that form.
+        ValueError: the text is not of that form, or longer than `timedelta` holds.
     """
     if not text or not re.fullmatch(DURATION_PATTERN, text):
-        raise ValueError("a duration such as 36h, 31d, 1h30m or 500ms")
-    return timedelta(milliseconds=sum(int(n) * _UNITS[unit] for n, unit in _PART.findall(text)))
+        raise ValueError(_DURATION_WORDS)
+    try:
+        return timedelta(milliseconds=sum(int(n) * _UNITS[unit] for n, unit in _PART.findall(text)))
+    except OverflowError:
+        raise ValueError(f"{_DURATION_WORDS}, below {timedelta.max.days} days") from None
 
 
 def format_duration(value: timedelta) -> str:
-    """Write a duration in the form that `parse_duration` reads, largest units first."""
-    left = round(value.total_seconds() * 1000)
+    """Write a duration in the form that `parse_duration` reads, largest units first.
+
+    Raises:
+        ValueError: the duration is negative; the form has no sign.
+    """
+    if value < timedelta(0):
+        raise ValueError(f"a duration is not negative: {value}")
+    left = (value + timedelta(microseconds=500)) // timedelta(milliseconds=1)
     parts = []
     for unit, size in _UNITS.items():
         count, left = divmod(left, size)
@@ -38,21 +48,58 @@ def format_duration(value: timedelta) -> str:
 
 
 class _DurationSchema:
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def read(value: Any) -> timedelta:
-            return value if isinstance(value, timedelta) else parse_duration(value if isinstance(value, str) else "")
+    """Text in YAML and JSON, `timedelta` in Python; `positive` refuses a duration of nothing."""
 
+    def __init__(self, *, positive: bool = False) -> None:
+        self._positive = positive
+
+    def _read(self, value: Any) -> timedelta:
+        duration = value if isinstance(value, timedelta) else parse_duration(value if isinstance(value, str) else "")
+        if duration < timedelta(0) or (self._positive and not duration):
+            raise ValueError(f"{_DURATION_WORDS}, longer than nothing" if self._positive else _DURATION_WORDS)
+        return duration
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            read, serialization=core_schema.plain_serializer_function_ser_schema(format_duration)
+            self._read, serialization=core_schema.plain_serializer_function_ser_schema(format_duration)
         )
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "pattern": DURATION_PATTERN, "minLength": 2}
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        text: JsonSchemaValue = {"type": "string", "pattern": DURATION_PATTERN, "minLength": 2}
+        return text | ({"allOf": [{"pattern": "[1-9]"}]} if self._positive else {})
 
 
-Duration = Annotated[timedelta, _DurationSchema]
+class _MomentSchema:
+    """A time with a zone, kept in UTC. Text without a zone would mean another time on another machine."""
+
+    @staticmethod
+    def _read(value: Any) -> datetime:
+        try:
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            moment = None
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise ValueError("a time with a time zone, such as 2013-01-01T00:00:00Z")
+        return moment.astimezone(UTC)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._read,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda moment: moment.isoformat().replace("+00:00", "Z"), when_used="json"
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "format": "date-time"}
+
+
+Duration = Annotated[timedelta, _DurationSchema()]
+"""`36h` in YAML; may be `0s`."""
+PositiveDuration = Annotated[timedelta, _DurationSchema(positive=True)]
+"""`36h` in YAML; `0s` is refused."""
+Moment = Annotated[datetime, _MomentSchema()]
+"""An ISO 8601 time with a zone in YAML, UTC in Python."""
 
 
 class Interval(BaseModel):

@@ -2,6 +2,7 @@
 
 from serinus.core.spec.common import API_VERSION, Metadata, parse_resources
 from serinus.core.spec.deployment import FeaturePolicy, ModelDeployment, ModelDeploymentSpec, Predictor
+from serinus.core.spec.service import KINDS, ModelService, parse_service
 from serinus.core.spec.training import (
     ContinuousTraining,
     ContinuousTrainingSpec,
@@ -18,11 +19,14 @@ __all__ = [
     "Evaluation",
     "FeaturePolicy",
     "Gate",
+    "KINDS",
     "Metadata",
     "ModelDeployment",
     "ModelDeploymentSpec",
+    "ModelService",
     "Predictor",
     "Training",
     "Windows",
     "parse_resources",
+    "parse_service",
 ]

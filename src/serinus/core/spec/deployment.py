@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from serinus.core.spec.common import Name, Resource, SpecModel
-from serinus.core.times import Duration
+from serinus.core.times import Duration, PositiveDuration
+
+
+def _version(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:
+        # Pydantic reports one error a member of the union; a reader wants one.
+        raise ValueError("a registry version (1 or more), champion or challenger") from None
+
+
+Version = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["champion", "challenger"],
+    WrapValidator(_version),
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
 
 
 class ModelRef(SpecModel):
@@ -16,7 +31,7 @@ class ModelRef(SpecModel):
 
     name: Name
     """Name in the registry, and in the address that applications call."""
-    version: Annotated[int, Field(ge=1)] | Literal["champion", "challenger"] = "champion"
+    version: Version = "champion"
     """A registry version, or the alias that names one."""
 
 
@@ -35,10 +50,17 @@ class Predictor(SpecModel):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Python worker processes a predictor."""
     batching: Batching = Batching()
+    """How requests that arrive together share one lookup and one forward pass."""
     queue_size: Annotated[int, Field(ge=1)] = 1000
     """Requests that may wait; beyond it the answer is 503."""
-    timeout: Duration = timedelta(seconds=10)
+    timeout: PositiveDuration = timedelta(seconds=10)
     """Longest time for one answer."""
+
+    @model_validator(mode="after")
+    def _answerable(self) -> Predictor:
+        if self.timeout <= self.batching.max_delay:
+            raise ValueError("a timeout longer than batching.maxDelay, or no answer could be in time")
+        return self
 
 
 Handling = Literal["impute", "flag", "reject"]
@@ -52,7 +74,7 @@ class FeaturePolicy(SpecModel):
     on_stale: Handling = "impute"
     """A value older than the limit: `impute` treats it as missing, as training did; `flag` uses it and says so;
     `reject` refuses the row."""
-    maximum_age: Duration | None = None
+    maximum_age: PositiveDuration | None = None
     """Age limit; the feature view's TTL where not given."""
 
 
@@ -65,6 +87,7 @@ class Features(SpecModel):
     """By name of the feature view."""
 
     def policy(self, view: str) -> FeaturePolicy:
+        """The policy for a feature view: its own, or the default."""
         return self.views.get(view, self.default)
 
 
@@ -72,8 +95,11 @@ class ModelDeploymentSpec(SpecModel):
     """The desired state of a served model."""
 
     model: ModelRef
+    """The version to serve."""
     predictor: Predictor = Predictor()
+    """The processes that answer."""
     features: Features = Features()
+    """Handling of features, by default and by feature view."""
 
 
 class ModelDeployment(Resource):
@@ -81,3 +107,4 @@ class ModelDeployment(Resource):
 
     kind: Literal["ModelDeployment"]
     spec: ModelDeploymentSpec
+    """The desired state."""

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
 
-from croniter import croniter
-from pydantic import AfterValidator, Field, model_validator
+from croniter import CroniterBadDateError, croniter
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from serinus.core.dataset import Split
-from serinus.core.spec.common import Name, Resource, SpecModel
-from serinus.core.times import Duration, Interval
+from serinus.core.spec.common import EntryPoint, Name, Resource, SpecModel
+from serinus.core.times import Duration, Interval, Moment, PositiveDuration
+
+_CRON_WORDS = "a cron expression of five fields, such as '0 3 * * 1'"
 
 
 def _cron(text: str) -> str:
-    if not croniter.is_valid(text):
-        raise ValueError("a cron expression of five fields, such as '0 3 * * 1'")
+    if len(text.split()) != 5 or not croniter.is_valid(text):
+        raise ValueError(_CRON_WORDS)
+    try:
+        croniter(text, datetime(2000, 1, 1, tzinfo=UTC)).get_next()
+    except CroniterBadDateError:
+        raise ValueError(f"{_CRON_WORDS}, that names a day which exists") from None
     return text
 
 
-Cron = Annotated[str, AfterValidator(_cron)]
+Cron = Annotated[str, AfterValidator(_cron), Field(json_schema_extra={"pattern": r"^\s*\S+(\s+\S+){4}\s*$"})]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class ProjectRef(SpecModel):
     """Where the project's code is."""
 
-    entry_point: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    entry_point: EntryPoint
     """`module:Class` of the Project, importable from the folder of this file."""
-    image: str = "serinus-pipeline:latest"
+    image: Text = "serinus-pipeline:latest"
     """Container image that holds Serinus and the project, for runs on a cluster."""
 
 
 class Windows(SpecModel):
     """Which stretch of time trains the model and which one judges it, counted back from the run's as-of time."""
 
-    start: datetime | None = None
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["start"]}, {"required": ["length"]}]})
+
+    start: Moment | None = None
     """Training never reaches back beyond this time. Without `length` the training window expands from here."""
-    length: Duration | None = None
-    """Length of a sliding training window."""
-    validation: Duration = timedelta(days=14)
+    length: PositiveDuration | None = None
+    """Length of a sliding training window, `validation` included. One of `start` and `length` is required."""
+    validation: PositiveDuration = timedelta(days=14)
     """The last part of the training window, kept for early stopping."""
-    holdout: Duration = timedelta(days=31)
+    holdout: PositiveDuration = timedelta(days=31)
     """The newest labelled period; every model is judged on it and none is fitted on it."""
     label_delay: Duration = timedelta(0)
     """How long after a request its outcome is known, at the latest. The held-out period ends this long before as-of."""
@@ -48,11 +57,9 @@ class Windows(SpecModel):
     @model_validator(mode="after")
     def _bounded(self) -> Windows:
         if self.start is None and self.length is None:
-            raise ValueError("windows need a start (expanding) or a length (sliding)")
-        if self.start is not None and self.start.tzinfo is None:
-            raise ValueError("start needs a time zone, such as 2013-01-01T00:00:00Z")
+            raise ValueError("a start (an expanding window) or a length (a sliding one), or both")
         if self.length is not None and self.length <= self.validation:
-            raise ValueError("length must be longer than validation")
+            raise ValueError("a length longer than validation, which is its last part")
         return self
 
     def split(self, as_of: datetime) -> Split:
@@ -78,8 +85,8 @@ class Windows(SpecModel):
 class Training(SpecModel):
     """How the module is fitted. `parameters` go to the project's `model` as they are."""
 
-    parameters: dict[str, Any] = {}
-    """Hyper-parameters of the project's module."""
+    parameters: dict[str, JsonValue] = {}
+    """Hyper-parameters of the project's module, in any form."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     """Passes over the training data at most."""
     patience: Annotated[int, Field(ge=1)] = 2
@@ -97,9 +104,9 @@ class Training(SpecModel):
 class Evaluation(SpecModel):
     """How models are compared on the held-out period."""
 
-    baseline: list[str] = []
+    baseline: list[Text] = []
     """Columns of the rule baseline: the outcome's past rate for each combination of their values."""
-    slices: list[str] = []
+    slices: list[Text] = []
     """Columns whose values are also judged on their own."""
     minimum_slice_rows: Annotated[int, Field(ge=1)] = 200
     """Smaller slices are not reported."""
@@ -122,7 +129,7 @@ class Schedule(SpecModel):
     """When the pipeline runs again by the clock."""
 
     cron: Cron
-    """Cron expression in UTC."""
+    """Cron expression of five fields, in UTC."""
 
 
 class Triggers(SpecModel):
@@ -143,14 +150,21 @@ class ContinuousTrainingSpec(SpecModel):
     """The desired state of a model's training."""
 
     project: ProjectRef
-    feature_service: Annotated[str, Field(min_length=1)]
+    """Where the project's code is."""
+    feature_service: Text
     """Feast FeatureService whose features the model takes."""
     windows: Windows
+    """Which stretch of time trains the model and which one judges it."""
     training: Training = Training()
+    """How the module is fitted."""
     evaluation: Evaluation = Evaluation()
+    """How models are compared on the held-out period."""
     gate: Gate = Gate()
+    """When a candidate may be registered for deployment."""
     triggers: Triggers = Triggers()
+    """What starts the pipeline again."""
     limits: Limits = Limits()
+    """What triggers may not exceed."""
     deployment: Name
     """The ModelDeployment that accepted versions go to."""
 
@@ -160,3 +174,4 @@ class ContinuousTraining(Resource):
 
     kind: Literal["ContinuousTraining"]
     spec: ContinuousTrainingSpec
+    """The desired state."""

@@ -1,0 +1,60 @@
+# Everything a person or a machine does to this repository. `make` alone explains itself.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# pytest processes; the real engines that the tests start take memory and cores of their own.
+WORKERS ?= 2
+ARGS ?=
+UPGRADE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint format docs lock clean distclean
+
+help: ## say what can be done
+	@echo "usage: make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+env: $(STAMP) ## build the environment in .venv: pinned, hashed, again only when the pins change
+
+$(STAMP): requirements/install.sh requirements/uv.txt requirements/dev.txt pyproject.toml
+	@PYTHON="$(PYTHON)" bash requirements/install.sh $(VENV)
+	@touch $@
+
+demo: env ## train, serve and replay real flights on this machine; prints a report
+	@$(PY) examples/flights/demo.py $(ARGS)
+
+test: env ## run the tests that need no cluster (ARGS="-k name" for some of them)
+	@mkdir -p build/reports
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
+
+lint: env ## check style, format, types and the direction of imports
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: env ## write the code in the one format
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+docs: env ## generate docs/reference and manifests/base/crds from the code
+	@$(PY) docs/generate.py
+
+LOCK = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+lock: env ## pin the dependencies of pyproject.toml again (UPGRADE=--upgrade for newer ones)
+	@export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
+	$(LOCK) pyproject.toml --all-extras -o requirements/dev.txt && \
+	for extra in train serve operator; do \
+		$(LOCK) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt || exit 1; \
+	done
+
+clean: ## remove what builds, tests and runs of the examples left behind, but not .venv
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find examples -maxdepth 2 -name .serinus -exec sh -c 'test -e "$$1/run/supervisord.pid" && \
+		echo "$$1 is in use: run serinus down first" || rm -rf "$$1"' _ {} \;
+	@find src tests examples docs components pipelines serving -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## remove .venv too
+	@rm -rf $(VENV)
