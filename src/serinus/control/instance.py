@@ -1,0 +1,218 @@
+"""One served model version: its files, its TorchServe, and when it is ready to take requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from serinus.control.state import RunFolder, StackState
+from serinus.core.errors import EngineError
+from serinus.core.platform import Platform
+from serinus.core.serving import ServingConfig
+from serinus.core.signature import Signature
+from serinus.core.spec.deployment import ModelDeploymentSpec
+from serinus.core.version import ModelVersion
+from serinus.engines import envoy, torchserve
+from serinus.engines.archive import MANIFEST, SIGNATURE, read_archive
+from serinus.engines.envoy import Backend
+from serinus.engines.files import write_text
+from serinus.engines.ports import free_ports
+from serinus.engines.supervisor import Program, ProgramState
+from serinus.engines.torchserve import Instance
+from serinus.engines.waiting import wait_until
+from serinus.serve.entry import Launch
+
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[ModelVersion, Path], Path]
+"""Brings a version's archive into a folder, its digest verified: the registry's `fetch`."""
+
+_LOG_LINES = 20
+_SERINUS = (sys.executable, "-P", "-m", "serinus")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How versions of one model are served here.
+
+    With `as_of` the past is replayed from that time: the age of a value is measured against the request's own time,
+    and the replay moves the clock. Without it, and with a `spec`, a loop beside the model keeps features fresh and
+    starts the spec's pipeline when it is due.
+    """
+
+    platform: Platform
+    deployment: ModelDeploymentSpec
+    feature_project: str
+    as_of: datetime | None = None
+    spec: Path | None = None
+
+    @property
+    def clock(self) -> Literal["wall", "request"]:
+        return "wall" if self.as_of is None else "request"
+
+
+def program_name(version: int) -> str:
+    return f"torchserve-{version}"
+
+
+def program(folder: RunFolder, version: int) -> Program:
+    """The supervised TorchServe of a version."""
+    name = program_name(version)
+    return Program(name, folder.launch(name), steady_seconds=2, stop_seconds=15)
+
+
+def prepare(serving: Serving, version: ModelVersion, fetch: Fetch, runtime: Path) -> tuple[Instance, Signature]:
+    """Fetch a version and write all that its TorchServe reads.
+
+    Raises:
+        IntegrityError: the archive is not the one that was registered.
+        Conflict: no free ports.
+    """
+    folder = RunFolder(serving.platform)
+    home = folder.version(version.version)
+    shutil.rmtree(home, ignore_errors=True)
+    archive = fetch(version, home / "store")
+    with read_archive(archive, version.digest) as opened:
+        manifest = json.loads(opened.read(MANIFEST))
+        signature = Signature.model_validate_json(opened.read(SIGNATURE))
+    ports = free_ports(5)
+    instance = Instance(
+        model=version.name,
+        archive=archive,
+        archive_version=manifest["model"]["modelVersion"],
+        folder=home,
+        temporary=runtime / program_name(version.version),
+        inference_port=ports[0],
+        management_port=ports[1],
+        metrics_port=ports[2],
+        grpc_inference_port=ports[3],
+        grpc_management_port=ports[4],
+    )
+    _write(serving, version, instance)
+    return instance, signature
+
+
+def backend(instance: Instance, signature: Signature, version: int, weight: int) -> Backend:
+    """What Envoy needs to know of a version."""
+    return Backend(
+        version=version,
+        port=instance.inference_port,
+        management_port=instance.management_port,
+        weight=weight,
+        metadata=envoy.metadata(signature),
+    )
+
+
+def serving_config(serving: Serving, version: ModelVersion) -> ServingConfig:
+    """What the handler and the sidecar are told."""
+    return ServingConfig(
+        version=version.version,
+        digest=version.digest,
+        deployment=serving.deployment,
+        platform=serving.platform,
+        feature_project=serving.feature_project,
+        clock=serving.clock,
+        metrics_dir=RunFolder(serving.platform).metrics,
+    )
+
+
+def _write(serving: Serving, version: ModelVersion, instance: Instance) -> None:
+    folder = RunFolder(serving.platform)
+    config = instance.folder / "serving.json"
+    write_text(config, serving_config(serving, version).model_dump_json(indent=2))
+    values = torchserve.properties(instance, serving.deployment.predictor)
+    write_text(instance.properties_file, torchserve.properties_text(values))
+    write_text(instance.log_file, torchserve.log_configuration())
+    own = {"SERINUS_SERVING": str(config), "PROMETHEUS_MULTIPROC_DIR": str(folder.metrics)}
+    Launch(
+        command=torchserve.command(instance),
+        environment=torchserve.environment(instance) | own,
+        temporary=str(instance.temporary),
+        archive=str(instance.archive),
+        digest=version.digest,
+    ).write(folder.launch(program_name(version.version)))
+
+
+def sidecar_program(folder: RunFolder, port: int) -> Program:
+    """The supervised process that exposes metrics."""
+    launch = folder.launch("sidecar")
+    own = {"PROMETHEUS_MULTIPROC_DIR": str(folder.metrics)}
+    command = (*_SERINUS, "sidecar", "--config", str(folder.sidecar), "--port", str(port))
+    Launch(command=command, environment=own).write(launch)
+    return Program("sidecar", launch)
+
+
+def loop_program(folder: RunFolder, spec: Path) -> Program:
+    """The supervised loop: fresh features, and the pipeline when it is due."""
+    launch = folder.launch("loop")
+    Launch(command=(*_SERINUS, "loop", "--file", str(spec)), environment={}).write(launch)
+    return Program("loop", launch, stop_seconds=15)
+
+
+def await_ready(folder: RunFolder, state: StackState, version: int, seconds: float, log_from: int = 0) -> None:
+    """Wait until every worker of a version is ready. Its log is read from the byte `log_from`.
+
+    Raises:
+        EngineError: it cannot load the model, ended again and again, or was not ready in time; says why, with the
+            last lines of its log.
+    """
+    instance = state.instances[version]
+    supervisor = folder.supervisor(state)
+    name = program_name(version)
+    words = supervisor.log(name)
+
+    def failed() -> str | None:
+        reason = torchserve.load_failure(_since(words, log_from))
+        if reason:
+            return f"version {version} of {instance.model} could not be loaded: {reason}"
+        return _dead(supervisor.states(), name)
+
+    def settled() -> bool:
+        return ready(instance, state.deployment.predictor.workers) or failed() is not None
+
+    if not wait_until(settled, seconds, every=0.2):
+        raise EngineError(
+            f"version {version} of {instance.model} was not ready within {seconds:.0f} s", hint=last_lines(words)
+        )
+    reason = failed()
+    if reason and not ready(instance, state.deployment.predictor.workers):
+        raise EngineError(reason, hint=last_lines(words))
+    log.info("%s version %d is ready", instance.model, version)
+
+
+def ready(instance: Instance, workers: int) -> bool:
+    """Whether all workers of a version are ready."""
+    return torchserve.worker_states(instance).count("READY") >= workers
+
+
+def last_lines(words: Path) -> str:
+    """The end of a log, for an error."""
+    if not words.exists():
+        return f"it wrote no log at {words}"
+    lines = words.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    return f"the end of {words}:\n    " + "\n    ".join(lines)
+
+
+def _since(words: Path, start: int) -> str:
+    if not words.exists():
+        return ""
+    with words.open("rb") as file:
+        file.seek(start)
+        return file.read().decode(errors="replace")
+
+
+def _dead(states: list[ProgramState], name: str) -> str | None:
+    """A program that ended while starting is started again, but what it is given does not change: once is enough."""
+    state = next((each for each in states if each.name == name), None)
+    if state is None:
+        return f"{name} is not supervised any more"
+    if state.state in ("BACKOFF", "FATAL", "EXITED"):
+        return f"{name} ended while it started ({state.state.lower()}: {state.description})"
+    return None

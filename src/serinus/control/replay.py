@@ -1,0 +1,208 @@
+"""Replays the past against a served model: the clock follows the data, and outcomes come when they became known.
+
+Between two moments at which any feature row became known nothing can change, so the replay goes from one such moment
+to the next: write what became known, then ask everything that was asked until the following one, concurrently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serinus.control.loop import RunPipeline, fire, lease, restart_schedule
+from serinus.control.refresh import fill, known_in
+from serinus.control.traffic import Answer, Client
+from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL_TIMESTAMP
+from serinus.core.signature import Signature
+from serinus.core.times import Interval
+from serinus.engines.archive import SIGNATURE, Archive, read_archive
+from serinus.engines.mlflow import Registry
+from serinus.training.ingest import ingest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from serinus.core.platform import Platform
+    from serinus.core.version import ModelVersion
+    from serinus.engines.feast import FeatureStore
+    from serinus.training.project import LoadedProject
+
+KNOWN_AT = "known_at"
+
+
+@dataclass
+class Replayed:
+    """All rows of a replay in the order they were asked, their answers, and the outcomes known by its end.
+
+    `ticks` counts the moments at which features became known, `runs` the pipeline runs that the schedule started.
+    """
+
+    interval: Interval
+    requests: pd.DataFrame
+    answers: list[Answer]
+    outcomes: pd.DataFrame
+    seconds_asking: float
+    ticks: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class World:
+    """What a replay moves: the project's past, the feature store that learns it, the endpoint that is asked."""
+
+    loaded: LoadedProject
+    platform: Platform
+    store: FeatureStore
+    address: str
+    version: ModelVersion
+    run_pipeline: RunPipeline
+
+
+@dataclass
+class _Tally:
+    requests: list[pd.DataFrame] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    outcomes: list[pd.DataFrame] = field(default_factory=list)
+    seconds_asking: float = 0.0
+    ticks: int = 0
+    runs: int = 0
+
+
+def replay(world: World, interval: Interval, concurrency: int, progress: Callable[[Interval], None]) -> Replayed:
+    """Ask everything that was asked in the interval, a day at a time, and collect answers and outcomes.
+
+    The online store first gets what was known at `interval.since`. After each day the schedule is looked at, with the
+    data's clock, and `progress` is called with the part that is done.
+
+    Raises:
+        Conflict: another loop runs on the same state.
+    """
+    with lease(world.platform):
+        restart_schedule(world.platform, interval.since)
+        fill(world.loaded, world.store, interval.since)
+        return asyncio.run(_replay(world, version_signature(world), interval, (concurrency, progress)))
+
+
+def version_signature(world: World) -> Signature:
+    """The signature of the version that is served."""
+    with opened_version(world) as archive:
+        return Signature.model_validate_json(archive.read(SIGNATURE))
+
+
+@contextmanager
+def opened_version(world: World) -> Iterator[Archive]:
+    """The archive of the version that is served, fetched and verified."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Registry(world.platform.tracking_uri, world.platform.artifact_uri).fetch(world.version, Path(scratch))
+        with read_archive(path, world.version.digest) as archive:
+            yield archive
+
+
+async def _replay(
+    world: World, signature: Signature, interval: Interval, how: tuple[int, Callable[[Interval], None]]
+) -> Replayed:
+    import pandas as pd
+
+    concurrency, progress = how
+    tally = _Tally()
+    async with Client(world.address, signature.model, concurrency, v2_types(signature)) as client:
+        for day in days(interval):
+            ingest(world.loaded, world.store, day.until)
+            frames = known_in(world.store, day)
+            asked = world.loaded.project.requests(day.since, day.until)
+            await _replay_day(world.store, (client, signature), frames, asked, tally)
+            tally.outcomes.append(_became_known(world.loaded.project.labels(day.until), day))
+            progress(Interval(since=interval.since, until=day.until))
+            if fire(world.loaded, world.platform, world.run_pipeline, day.until):
+                tally.runs += 1
+    return Replayed(
+        interval=interval,
+        requests=pd.concat(tally.requests, ignore_index=True),
+        answers=tally.answers,
+        outcomes=pd.concat(tally.outcomes, ignore_index=True),
+        seconds_asking=tally.seconds_asking,
+        ticks=tally.ticks,
+        runs=tally.runs,
+    )
+
+
+async def _replay_day(
+    store: FeatureStore,
+    asking: tuple[Client, Signature],
+    frames: Mapping[str, pd.DataFrame],
+    asked: pd.DataFrame,
+    tally: _Tally,
+) -> None:
+    import numpy as np
+
+    client, signature = asking
+
+    asked = asked.sort_values([EVENT_TIMESTAMP, ID], kind="stable", ignore_index=True)
+    rows = request_rows(asked, signature)
+    moments = np.unique(np.concatenate([_instants(frame[KNOWN_AT]) for frame in frames.values()]))
+    # Position of the first request asked at or after each moment: what became known at T may be used at T.
+    cuts = np.searchsorted(_instants(asked[EVENT_TIMESTAMP]), moments, side="left")
+    bounds = [0, *cuts.tolist(), len(rows)]
+    for position in range(len(bounds) - 1):
+        if position > 0:
+            store.write_online(_known(frames, moments[position - 1]))
+            tally.ticks += 1
+        batch = rows[bounds[position] : bounds[position + 1]]
+        if batch:
+            started = time.perf_counter()
+            tally.answers.extend(await client.send(batch))
+            tally.seconds_asking += time.perf_counter() - started
+    tally.requests.append(asked)
+
+
+def days(interval: Interval) -> Iterator[Interval]:
+    """The interval cut at each midnight UTC."""
+    since = interval.since
+    while since < interval.until:
+        midnight = since.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        until = min(midnight, interval.until)
+        yield Interval(since=since, until=until)
+        since = until
+
+
+def v2_types(signature: Signature) -> dict[str, str]:
+    """Open Inference Protocol datatype of each request field."""
+    feast = {**signature.join_keys, **{column.name: column.dtype for column in signature.request_columns}}
+    types = {name: _V2_TYPES.get(dtype, "BYTES") for name, dtype in feast.items()}
+    return {**types, ID: "BYTES", EVENT_TIMESTAMP: "BYTES"}
+
+
+_V2_TYPES = {"Int32": "INT32", "Int64": "INT64", "Float32": "FP32", "Float64": "FP64", "Bool": "BOOL"}
+
+
+def request_rows(asked: pd.DataFrame, signature: Signature) -> list[dict[str, Any]]:
+    """What an application would send: a dictionary a row, fields without a value left out."""
+    names = [*signature.join_keys, *(column.name for column in signature.request_columns)]
+    columns = {name: asked[name].tolist() for name in dict.fromkeys(names)}
+    columns[ID] = asked[ID].astype(str).tolist()
+    columns[EVENT_TIMESTAMP] = [moment.isoformat() for moment in asked[EVENT_TIMESTAMP]]
+    return [
+        {name: value for name, value in zip(columns, values, strict=True) if value is not None and value == value}
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _instants(times: pd.Series) -> Any:
+    return times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+
+
+def _known(frames: Mapping[str, pd.DataFrame], moment: Any) -> dict[str, pd.DataFrame]:
+    fresh = {name: frame[_instants(frame[KNOWN_AT]) == moment] for name, frame in frames.items()}
+    return {name: frame for name, frame in fresh.items() if len(frame)}
+
+
+def _became_known(labels: pd.DataFrame, day: Interval) -> pd.DataFrame:
+    known = labels[LABEL_TIMESTAMP]
+    return labels[(known >= day.since) & (known < day.until)]

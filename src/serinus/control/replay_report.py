@@ -1,0 +1,127 @@
+"""What a replay showed: the same rows scored offline, compared value by value and metric by metric."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from serinus.control.replay import Replayed, World, opened_version
+from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL
+from serinus.core.parity import Parity, compare
+from serinus.core.signature import Signature
+from serinus.engines.archive import MODEL, SIGNATURE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from serinus.control.traffic import Answer
+
+
+class ReplaySummary(BaseModel):
+    """The figures of a replay. Latencies are an application's, in milliseconds, connection reuse included."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows_replayed: int
+    rows_labelled: int
+    errors: int
+    features_equal: int
+    features_different: int
+    rows_different: int
+    auc_online: float
+    auc_offline: float
+    log_loss_online: float
+    log_loss_offline: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    requests_per_second: float
+    pipeline_runs: int
+    first_error: str | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A replay's figures and the arrays behind them: one entry a row that was answered and whose outcome is known."""
+
+    summary: ReplaySummary
+    parity: Parity
+    label: NDArray[np.int64]
+    online: NDArray[np.float64]
+    offline: NDArray[np.float64]
+    day: NDArray[Any]
+
+
+def judge_replay(world: World, replayed: Replayed) -> Judged:
+    """Compare what was served with the same rows joined point in time and scored offline by the same version."""
+    from serinus.training.evaluate import predict
+    from serinus.training.rows import Rows
+
+    service = world.loaded.training.spec.feature_service
+    table = world.store.historical(service, replayed.requests)
+    with opened_version(world) as archive, tempfile.TemporaryDirectory() as scratch:
+        signature = Signature.model_validate_json(archive.read(SIGNATURE))
+        archive.extract(Path(scratch))
+        expected = predict(Path(scratch) / MODEL, signature, Rows(table))
+    answered = np.array([answer.error is None for answer in replayed.answers])
+    parity = _parity([answer for answer in replayed.answers if answer.error is None], table.filter(answered), signature)
+    label = _labels(replayed)
+    judged = answered & ~np.isnan(label)
+    online = np.array([np.nan if answer.probability is None else answer.probability for answer in replayed.answers])
+    truth = label[judged].astype(np.int64)
+    summary = _summary(replayed, parity, truth, (online[judged], expected[judged]))
+    day = replayed.requests[EVENT_TIMESTAMP].dt.floor("D").dt.tz_localize(None).to_numpy()[judged]
+    return Judged(summary, parity, truth, online[judged], expected[judged], day)
+
+
+def _summary(
+    replayed: Replayed, parity: Parity, label: NDArray[np.int64], scored: tuple[NDArray[Any], NDArray[Any]]
+) -> ReplaySummary:
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    online, offline = scored
+    failures = [answer.error for answer in replayed.answers if answer.error is not None]
+    milliseconds = np.array([answer.seconds for answer in replayed.answers]) * 1000
+    return ReplaySummary(
+        rows_replayed=len(replayed.answers),
+        rows_labelled=len(label),
+        errors=len(failures),
+        features_equal=parity.equal,
+        features_different=parity.different,
+        rows_different=parity.rows_different,
+        auc_online=roc_auc_score(label, online),
+        auc_offline=roc_auc_score(label, offline),
+        log_loss_online=log_loss(label, online),
+        log_loss_offline=log_loss(label, offline),
+        latency_p50_ms=float(np.quantile(milliseconds, 0.5)),
+        latency_p99_ms=float(np.quantile(milliseconds, 0.99)),
+        requests_per_second=len(replayed.answers) / replayed.seconds_asking,
+        pipeline_runs=replayed.runs,
+        first_error=failures[0] if failures else None,
+    )
+
+
+def _labels(replayed: Replayed) -> NDArray[np.float64]:
+    known: pd.Series = replayed.outcomes.set_index(ID)[LABEL]
+    labels: NDArray[np.float64] = replayed.requests[ID].map(known).to_numpy(dtype=np.float64)
+    return labels
+
+
+def _parity(answers: Sequence[Answer], offline: pa.Table, signature: Signature) -> Parity:
+    served, expected = {}, {}
+    for column in signature.columns:
+        if column.view is None:
+            continue
+        values = offline.column(column.name).to_pandas()
+        expected[column.name] = values.astype(object).to_numpy()
+        served[column.name] = np.array(
+            [None if answer.served is None else answer.served.get(column.name) for answer in answers], dtype=object
+        )
+    return compare(served, expected)

