@@ -49,3 +49,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for marker, count in _deselected.items():
         tests = "1 test" if count == 1 else f"{count} tests"
         terminalreporter.write_line(f"deselected: {tests} marked {marker}; to run them, install {NEEDS[marker]}")
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port of this machine that nothing listens on at present."""
+    from serinus.engines.ports import free_ports
+
+    return free_ports(1)[0]

@@ -8,6 +8,10 @@ an online store that is never ahead of the time it was asked for, and rows of no
 
 from __future__ import annotations
 
+from serinus.engines import feast_start  # noqa: F401 - before anything of Feast
+
+# isort: split
+
 import json
 import logging
 import os

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from serinus.engines import feast_start  # noqa: F401 - before anything of Feast
+
+# isort: split
+
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -7,6 +7,10 @@ known from one TTL before its first row to its last. The join and its answer are
 
 from __future__ import annotations
 
+from serinus.engines import feast_start  # noqa: F401 - before anything of Feast
+
+# isort: split
+
 import copy
 import shutil
 import tempfile

@@ -1,0 +1,40 @@
+"""Imports Feast without two things that take most of its time and that we do not use.
+
+Feast decorates its classes with typeguard's run-time checks, whose compilation takes 2 CPU-seconds a process, and
+imports torch, where there is one, for training on its on-demand views (1.5 CPU-seconds). Every step of the pipeline,
+`up`, and each worker is a process. Only what Feast sees while it is imported changes; measured in
+docs/decisions/0006-importing-feast.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def quick_import() -> Iterator[None]:
+    """Import Feast inside this; afterwards everything else is as it was."""
+    import typeguard
+
+    original = typeguard.typechecked
+    hide_torch = "torch" not in sys.modules
+    typeguard.typechecked = _unchecked
+    if hide_torch:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` an ImportError
+    try:
+        yield
+    finally:
+        typeguard.typechecked = original
+        if hide_torch:
+            del sys.modules["torch"]
+
+
+def _unchecked(target: Any = None, **_: Any) -> Any:
+    return target if target is not None else lambda found: found
+
+
+with quick_import():
+    import feast  # noqa: F401

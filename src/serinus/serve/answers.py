@@ -1,0 +1,158 @@
+"""Answers in the protocol of their request: the other half of `codec`."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from serinus.serve.codec import (
+    BINARY_HEADER,
+    ERROR,
+    PREDICTION_ID,
+    PROBABILITY,
+    SERVED_FEATURES,
+    STALE,
+    Protocol,
+    Request,
+)
+from serinus.serve.fields import RowError
+
+_JSON = {"content-type": "application/json"}
+_LISTED_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back for one request."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Results:
+    """What became of one request's rows.
+
+    `probabilities` has NaN where a row failed, and `errors` says why; `stale` names the feature views that were served
+    past their age limit; `served` holds each row's column values where the request asked for them.
+    """
+
+    probabilities: NDArray[np.float64]
+    ids: list[str]
+    errors: dict[int, RowError] = field(default_factory=dict)
+    stale: dict[int, list[str]] = field(default_factory=dict)
+    served: list[dict[str, Any]] | None = None
+
+
+class Writer:
+    """Writes answers of one model version."""
+
+    def __init__(self, model: str, version: int) -> None:
+        self.model = model
+        self.version = str(version)
+
+    def write(self, request: Request, results: Results) -> Answer:
+        """The answer to a request whose body could be read."""
+        if len(results.errors) == request.rows:
+            return self.failure(request.protocol, *_summary(results.errors), identifier=request.id, rpc=request.rpc)
+        if request.protocol == "v2":
+            return self._write_v2(request, results)
+        rows = self._objects(results)
+        if request.protocol == "v1":
+            return Answer(200, _JSON, orjson.dumps({"predictions": rows}))
+        return Answer(200, _JSON, orjson.dumps(rows[0] if request.single else rows))
+
+    def failure(
+        self, protocol: Protocol, status: int, message: str, *, identifier: str | None = None, rpc: bool = False
+    ) -> Answer:
+        """An answer that says only what went wrong.
+
+        By gRPC it is a whole response with one output, `error`: TorchServe passes no status on, and an answer without
+        model name, id and outputs would take down its connection to the worker, with every request in the batch.
+        """
+        content: dict[str, Any] = {"error": message}
+        if protocol == "v2" and rpc:
+            content |= self._head(identifier or "")
+            content["outputs"] = [{"name": ERROR, "datatype": "BYTES", "shape": [1], "data": [message]}]
+        return Answer(status, _JSON, orjson.dumps(content))
+
+    def _head(self, identifier: str) -> dict[str, Any]:
+        return {"model_name": self.model, "model_version": self.version, "id": identifier}
+
+    def _objects(self, results: Results) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for row, (probability, identifier) in enumerate(zip(results.probabilities.tolist(), results.ids, strict=True)):
+            error = results.errors.get(row)
+            if error is not None:
+                rows.append({"error": error.message})
+                continue
+            answer = {PROBABILITY: probability, PREDICTION_ID: identifier, "model_version": self.version}
+            if row in results.stale:
+                answer[STALE] = results.stale[row]
+            rows.append(answer)
+        return rows
+
+    def _write_v2(self, request: Request, results: Results) -> Answer:
+        content = self._head(request.id if request.id is not None else results.ids[0])
+        if results.stale:
+            content["parameters"] = {"stale_views": ",".join(sorted(set().union(*results.stale.values())))}
+        tail = bytearray()
+        content["outputs"] = [
+            _tensor(name, datatype, values, request, tail) for name, datatype, values in _outputs(request, results)
+        ]
+        head = orjson.dumps(content)
+        if not request.binary:
+            return Answer(200, _JSON, head)
+        headers = {"content-type": "application/octet-stream", BINARY_HEADER: str(len(head))}
+        return Answer(200, headers, head + bytes(tail))
+
+
+def _summary(errors: dict[int, RowError]) -> tuple[int, str]:
+    """Status and text for a request in which every row failed; our own failures count only if nothing else failed."""
+    statuses = {error.status for error in errors.values()}
+    messages = list(dict.fromkeys(errors[row].message for row in sorted(errors)))
+    text = "; ".join(messages[:_LISTED_ERRORS])
+    if len(messages) > _LISTED_ERRORS:
+        text += f"; and {len(messages) - _LISTED_ERRORS} more"
+    return min(statuses), text
+
+
+def _outputs(request: Request, results: Results) -> list[tuple[str, str, list[Any]]]:
+    rows = range(request.rows)
+    errors, stale = results.errors, results.stale
+    found = [
+        (PROBABILITY, "FP64", results.probabilities.tolist()),
+        (PREDICTION_ID, "BYTES", [None if row in errors else results.ids[row] for row in rows]),
+    ]
+    if results.served is not None:
+        values = [None if row in errors else orjson.dumps(results.served[row]).decode() for row in rows]
+        found.append((SERVED_FEATURES, "BYTES", values))
+    if errors:
+        found.append((ERROR, "BYTES", [errors[row].message if row in errors else None for row in rows]))
+    if stale:
+        found.append((STALE, "BYTES", [",".join(stale[row]) if row in stale else None for row in rows]))
+    return found
+
+
+def _tensor(name: str, datatype: str, values: list[Any], request: Request, tail: bytearray) -> dict[str, Any]:
+    tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
+    if name in request.binary:
+        content = np.array(values, dtype="<f8").tobytes() if datatype == "FP64" else _packed(values)
+        tail += content
+        return tensor | {"parameters": {"binary_data_size": len(content)}}
+    if request.rpc:
+        values = ["NaN" if value != value else value for value in values] if datatype == "FP64" else values
+        values = ["" if value is None else value for value in values]
+    return tensor | {"data": values}
+
+
+def _packed(values: list[str | None]) -> bytes:
+    """Strings as the binary tensor extension has them: each after its length; empty where there is none."""
+    encoded = [(value or "").encode() for value in values]
+    return b"".join(struct.pack("<I", len(value)) + value for value in encoded)

@@ -1,0 +1,326 @@
+"""The whole way of a batch of requests: read, check, look up, predict, count, answer. Knows nothing of TorchServe.
+
+Requests that arrive together share one lookup and one forward pass and nothing else: what a row gets does not depend on
+its neighbours. Should something fail that nobody foresaw, each request is tried again alone, so that one poisonous
+request does not take the others' answers with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from serinus.core.dataset import EVENT_TIMESTAMP
+from serinus.core.errors import IntegrityError, InvalidInput, NotFound
+from serinus.core.prediction import RANDOM_BYTES, prediction_ids
+from serinus.core.profile import Profile
+from serinus.core.serving import ServingConfig
+from serinus.core.signature import Column, Signature
+from serinus.serve import codec, telemetry
+from serinus.serve.answers import Answer, Results, Writer
+from serinus.serve.codec import Request
+from serinus.serve.fields import Checked, RowError, Schema
+from serinus.serve.freshness import State
+from serinus.serve.lookup import LookedUp, Lookup
+from serinus.serve.reader import OnlineSource
+
+log = logging.getLogger(__name__)
+
+MODEL = "model.pt2"
+SIGNATURE = "signature.json"
+PROFILE = "profile.json"
+_WARM_UP_ROUNDS = 5
+_MISSING_STATES = (State.ABSENT, State.EARLY, State.UNAVAILABLE)
+
+
+Part = TypeVar("Part", bound=BaseModel)
+
+
+class Raw(NamedTuple):
+    """A request as it came: headers (none at all by gRPC) and body."""
+
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Model(Protocol):
+    """What `engines.exported.load_exported` gives."""
+
+    def probabilities(self, numbers: NDArray[np.float32], categories: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Probabilities of encoded rows; one row's does not depend on the others."""
+        ...
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows of all requests, one after another. `starts` has each request's first row, and the end."""
+
+    requests: list[Request]
+    starts: list[int]
+    columns: dict[str, list[Any]]
+    errors: dict[int, RowError] = field(default_factory=dict)
+    stale: dict[int, list[str]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return self.starts[-1]
+
+    def place(self, row: int, name: str) -> str:
+        at = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.requests[at].place(row - self.starts[at], name)
+
+
+class Predictor:
+    """One loaded model version."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        signature: Signature,
+        model: Model,
+        lookup: Lookup,
+        counts: telemetry.Telemetry | None,
+    ) -> None:
+        self.config = config
+        self.signature = signature
+        self.telemetry = counts
+        self._model = model
+        self._lookup = lookup
+        self._schema = Schema.of(signature, config.clock)
+        self._writer = Writer(config.deployment.model.name, config.version)
+        self._numbers = [column.name for column in signature.request_columns if column.kind == "number"]
+        self._categories = [column.name for column in signature.request_columns if column.kind == "category"]
+
+    @classmethod
+    def load(cls, config: ServingConfig, model_dir: Path) -> Predictor:
+        """Load an unpacked model archive, warm up, and begin to count.
+
+        Raises:
+            NotFound: a file of the archive, or something in the feature store, does not exist.
+            IntegrityError: a file of the archive is damaged.
+            InvalidInput: the feature store does not have what the model takes.
+        """
+        telemetry.configure(config.metrics_dir)  # before Feast brings in prometheus_client
+        import torch
+        from prometheus_client import CollectorRegistry
+
+        from serinus.engines.exported import load_exported
+
+        torch.set_num_threads(1)  # workers share the cores; more threads for so small a model only get in the way
+        signature = _read(model_dir / SIGNATURE, Signature)
+        profile = _read(model_dir / PROFILE, Profile)
+        model = load_exported(model_dir / MODEL)
+        predictor = cls(config, signature, model, Lookup(signature, config, online_source(config, signature)), None)
+        predictor.warm_up()
+        predictor.telemetry = telemetry.Telemetry(config, signature, profile, CollectorRegistry())
+        series = telemetry.series(profile, len(signature.views))
+        log.info("model %s version %d is ready; at most %d series", signature.model, config.version, series)
+        return predictor
+
+    def handle(self, raws: Sequence[Raw]) -> list[Answer]:
+        """One answer for each request, in order; raises nothing."""
+        start = time.perf_counter()
+        try:
+            answers = self._answer(raws)
+        except Exception:  # the edge of the process: see the module's docstring
+            log.exception("a batch of %d requests failed; trying each alone", len(raws))
+            answers = [self._alone(raw) for raw in raws]
+        if self.telemetry is not None:
+            self.telemetry.answered([answer.status for answer in answers], time.perf_counter() - start)
+        return answers
+
+    def warm_up(self) -> None:
+        """Answer made-up rows, uncounted, so that the first real request is as fast as the hundredth."""
+        kinds = {name: 0 if dtype.lower().startswith("int") else "" for name, dtype in self.signature.join_keys.items()}
+        row = kinds | {EVENT_TIMESTAMP: "2000-01-01T00:00:00Z"}
+        body = {
+            "inputs": [
+                {
+                    "name": name,
+                    "shape": [1],
+                    "datatype": "BYTES" if isinstance(value, str) else "INT64",
+                    "data": [value],
+                }
+                for name, value in row.items()
+            ]
+        }
+        for _ in range(_WARM_UP_ROUNDS):
+            self._answer([Raw({codec.PROTOCOL_HEADER: "v2"}, body)])
+
+    def close(self) -> None:
+        """Stop threads and write what is pending."""
+        self._lookup.close()
+        if self.telemetry is not None:
+            self.telemetry.close()
+
+    def _alone(self, raw: Raw) -> Answer:
+        try:
+            return self._answer([raw])[0]
+        except Exception:
+            log.exception("a request failed on its own")
+            protocol = codec.protocol_of(raw.headers)
+            return self._writer.failure(
+                protocol, 500, "internal error; the predictor's log has it", rpc=not raw.headers
+            )
+
+    def _answer(self, raws: Sequence[Raw]) -> list[Answer]:
+        parsed = [self._parse(raw) for raw in raws]
+        requests = [request for request in parsed if isinstance(request, Request)]
+        results = iter(self._predict(_join(requests, self._schema)) if requests else [])
+        return [
+            self._writer.write(request, next(results)) if isinstance(request, Request) else request
+            for request in parsed
+        ]
+
+    def _parse(self, raw: Raw) -> Request | Answer:
+        try:
+            return codec.parse(raw.headers, raw.body, self._schema, self.config.maximum_rows)
+        except InvalidInput as error:
+            return self._writer.failure(codec.protocol_of(raw.headers), 400, str(error), rpc=not raw.headers)
+
+    def _predict(self, batch: _Batch) -> list[Results]:
+        checked = self._schema.check(batch.columns, batch.rows, batch.place)
+        batch.errors = checked.errors | batch.errors
+        rows = (
+            [row for row in range(batch.rows) if row not in batch.errors] if batch.errors else list(range(batch.rows))
+        )
+        probabilities = np.full(batch.rows, np.nan)
+        columns: dict[str, NDArray[Any]] = {}
+        if rows:
+            columns = self._columns(batch, checked, rows)
+            probabilities[rows] = self._run(batch, rows, columns)
+        if self.telemetry is not None:
+            self.telemetry.rows(batch.rows - len(batch.errors), len(batch.errors))
+        return self._split(batch, rows, probabilities, columns)
+
+    def _columns(self, batch: _Batch, checked: Checked, rows: list[int]) -> dict[str, NDArray[Any]]:
+        """The signature's columns of `rows`; notes which of them are stale, or rejected for what the store has."""
+        moments = checked.moments[rows]
+        if self.config.clock == "wall":
+            moments = np.full(len(rows), time.time_ns() // 1000, dtype=np.int64)
+        given = checked.columns
+        if len(rows) < batch.rows:
+            given = {name: [values[row] for row in rows] for name, values in given.items()}
+        looked = self._look_up(given, moments)
+        batch.errors |= {rows[at]: error for at, error in looked.errors.items()}
+        batch.stale = {rows[at]: views for at, views in looked.stale.items()}
+        numbers = {name: np.array(given[name], dtype=np.float64) for name in self._numbers}  # None becomes NaN
+        categories = {name: np.array(given[name], dtype=object) for name in self._categories}
+        return looked.columns | numbers | categories
+
+    def _look_up(self, columns: Mapping[str, list[Any]], moments: NDArray[np.int64]) -> LookedUp:
+        start = time.perf_counter()
+        looked = self._lookup.read(columns, moments)
+        if self.telemetry is not None:
+            seconds = time.perf_counter() - start
+            self.telemetry.looked_up(seconds, looked.cache_hits, looked.cache_misses, looked.failed_reads)
+            for view, states in looked.states.items():
+                found = np.bincount(states, minlength=len(State))
+                for state in _MISSING_STATES:
+                    self.telemetry.missing(view, state.name.lower(), int(found[state]))
+                self.telemetry.stale(view, int(found[State.STALE]))
+        return looked
+
+    def _run(self, batch: _Batch, rows: list[int], columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Probabilities of `rows`, NaN where a row has failed; counts what was served."""
+        numbers, categories = self.signature.encode(columns)
+        probabilities = self._model.probabilities(numbers, categories)
+        for at in np.flatnonzero(~np.isfinite(probabilities)).tolist():
+            batch.errors.setdefault(rows[at], RowError("the model gave no finite probability for this row", 500))
+        good = np.ones(len(rows), dtype=np.bool_)
+        if batch.errors:
+            good = np.array([row not in batch.errors for row in rows])
+        probabilities = np.where(good, probabilities, np.nan)
+        if self.telemetry is not None:
+            some = slice(None) if good.all() else good
+            self.telemetry.served(numbers[some], categories[some], probabilities[some])
+        return probabilities
+
+    def _split(
+        self, batch: _Batch, rows: list[int], probabilities: NDArray[np.float64], columns: Mapping[str, NDArray[Any]]
+    ) -> list[Results]:
+        ids = prediction_ids(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES * batch.rows))
+        asked = rows and any(request.served_features for request in batch.requests)
+        served = self._served(rows, columns) if asked else {}
+        results = []
+        for request, start in zip(batch.requests, batch.starts, strict=False):
+            end = start + request.rows
+            result = Results(probabilities[start:end], ids[start:end])
+            if batch.errors:
+                result.errors = {row - start: error for row, error in batch.errors.items() if start <= row < end}
+            if batch.stale:
+                result.stale = {
+                    row - start: views
+                    for row, views in batch.stale.items()
+                    if start <= row < end and row not in batch.errors
+                }
+            if request.served_features:
+                result.served = [served.get(row, {}) for row in range(start, end)]
+            results.append(result)
+        return results
+
+    def _served(self, rows: list[int], columns: Mapping[str, NDArray[Any]]) -> dict[int, dict[str, Any]]:
+        """Each row's values by column, as the model was given them: null where missing."""
+        values = [_plain(column, columns[column.name]) for column in self.signature.columns]
+        names = [column.name for column in self.signature.columns]
+        return {
+            row: dict(zip(names, of_row, strict=True))
+            for row, of_row in zip(rows, zip(*values, strict=True), strict=True)
+        }
+
+
+def online_source(config: ServingConfig, signature: Signature) -> Callable[[], OnlineSource]:
+    """Opens the online store that the configuration names; each call makes new connections."""
+
+    def connect() -> OnlineSource:
+        from serinus.engines.feast import FeatureStore
+
+        store = FeatureStore.open(config.platform, config.feature_project)
+        views, feast_config, online_store = store.online_views([view.name for view in signature.views])
+        return OnlineSource(online_store, feast_config, views)
+
+    return connect
+
+
+def _join(requests: list[Request], schema: Schema) -> _Batch:
+    if len(requests) == 1:
+        request = requests[0]
+        return _Batch(requests, [0, request.rows], request.columns, dict(request.errors))
+    starts = [0]
+    errors: dict[int, RowError] = {}
+    for request in requests:
+        errors |= {starts[-1] + row: error for row, error in request.errors.items()}
+        starts.append(starts[-1] + request.rows)
+    columns = {
+        name: list(chain.from_iterable(request.columns.get(name) or [None] * request.rows for request in requests))
+        for name in schema.fields
+    }
+    return _Batch(requests, starts, columns, errors)
+
+
+def _plain(column: Column, values: NDArray[Any]) -> list[Any]:
+    """A column for JSON: integers and booleans as such, None for NaN."""
+    if column.kind == "category":
+        return list(values)
+    dtype = column.dtype.lower()
+    kind: type = int if dtype.startswith("int") else bool if dtype == "bool" else float
+    return [None if value != value else kind(value) for value in values.tolist()]
+
+
+def _read(path: Path, kind: type[Part]) -> Part:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"the model archive has no {path.name}") from error
+    except ValidationError as error:
+        raise IntegrityError(f"{path.name} of the model archive cannot be read: {error}") from error

@@ -1,0 +1,280 @@
+"""Features of a whole batch from Feast's online store: distinct keys once a view, values straight into columns.
+
+`FeatureStore.get_online_features` spends most of its time assembling an answer that would be taken apart again here,
+and gives values that are past their TTL without a word. So this reads through Feast's `OnlineStore` interface, which
+every store implements, and judges each value's age by the rule of Feast's own point-in-time join.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serinus.core.errors import InvalidInput
+from serinus.core.serving import ServingConfig
+from serinus.core.signature import Column, Signature, View
+from serinus.serve.fields import RowError, microseconds
+from serinus.serve.freshness import ABSENT_TIME, Judge, State
+from serinus.serve.reader import Failed, OnlineSource, Read, Reader
+
+if TYPE_CHECKING:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+log = logging.getLogger(__name__)
+
+# Feast's name of a value type, and the field of its protobuf Value that holds it.
+_VALUE_FIELDS = {
+    "string": "string_val",
+    "int32": "int32_val",
+    "int64": "int64_val",
+    "float32": "float_val",
+    "float": "float_val",
+    "float64": "double_val",
+    "double": "double_val",
+    "bool": "bool_val",
+}
+_DUMMY_KEY = "__dummy_id"
+_NAN = float("nan")
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One decoded online row: event time in microseconds (`ABSENT_TIME` if there is none), numbers, categories."""
+
+    known_at: int
+    numbers: tuple[float, ...]
+    categories: tuple[str | None, ...]
+
+
+@dataclass(slots=True)
+class LookedUp:
+    """Features of `n` rows.
+
+    `columns` holds one array of length `n` a feature column: float64 with NaN, or objects with None, where missing.
+    `known_at` and `states` hold, by view, each row's event time (microseconds, `ABSENT_TIME`) and `State`.
+    """
+
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    known_at: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    states: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    errors: dict[int, RowError] = field(default_factory=dict)
+    stale: dict[int, list[str]] = field(default_factory=dict)
+    cache_hits: int = 0
+    cache_misses: int = 0
+    failed_reads: int = 0
+
+
+class ViewLookup:
+    """How one feature view is read: its keys in Feast's order and types, its columns, its cache."""
+
+    def __init__(self, view: View, columns: Sequence[Column], source: OnlineSource, signature: Signature) -> None:
+        self.view = view
+        self.name = view.name
+        self._complained = False
+        self.numbers = [column for column in columns if column.kind == "number"]
+        self.categories = [column for column in columns if column.kind == "category"]
+        self.features = [column.feature for column in columns]
+        self._number_fields = [(column.feature, _value_field(column)) for column in self.numbers]
+        self._category_fields = [(column.feature, _value_field(column)) for column in self.categories]
+        self.absent = Row(ABSENT_TIME, (_NAN,) * len(self.numbers), (None,) * len(self.categories))
+        self.join_keys = list(source.join_keys(view.name))
+        self.fields = [source.join_keys(view.name)[key] for key in self.join_keys if key != _DUMMY_KEY]
+        unknown = [name for name in self.fields if name not in signature.join_keys]
+        if unknown:
+            raise InvalidInput(
+                f"feature view {view.name} is joined on {', '.join(unknown)}, which the model's requests do not carry",
+                hint="the feature store was changed after the model was trained: apply the definitions it came with",
+            )
+        self._key_fields = [_key_field(name, signature.join_keys[name]) for name in self.fields]
+
+    def keys(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Key]:
+        """The entity key of each row."""
+        return list(zip(*(columns[name] for name in self.fields), strict=True)) if self.fields else [()] * rows
+
+    def proto(self, key: Key) -> EntityKey:
+        """The key as Feast writes it."""
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        values = [Value(**{name: value}) for name, value in zip(self._key_fields, key, strict=True)]
+        return EntityKey(join_keys=self.join_keys, entity_values=values or [Value(string_val="")])
+
+    def decode(self, known_at: datetime | None, values: Mapping[str, Any] | None) -> Row | None:
+        """One row of the store's answer, None if its values have other types than the model takes.
+
+        A naive time is UTC, as everywhere in Feast.
+        """
+        if not values or known_at is None:
+            return self.absent
+        moment = known_at if known_at.tzinfo is not None else known_at.replace(tzinfo=UTC)
+        try:
+            return Row(
+                microseconds(moment),
+                tuple([_value(values, feature, name, _NAN) for feature, name in self._number_fields]),
+                tuple([_value(values, feature, name, None) for feature, name in self._category_fields]),
+            )
+        except InvalidInput as error:
+            if not self._complained:
+                log.error("feature view %s: %s", self.name, error)
+            self._complained = True
+            return None
+
+
+def _value(values: Mapping[str, Any], feature: str, name: str, missing: Any) -> Any:
+    """A feature's value. The field is asked for first: protobuf gives 0 and "" for one that is not there."""
+    proto = values.get(feature)
+    if proto is None:
+        return missing
+    if proto.HasField(name):
+        return getattr(proto, name)
+    other = proto.WhichOneof("val")
+    if other is None or other == "null_val":
+        return missing
+    raise InvalidInput(
+        f"the online store holds {feature} as {other}, the model takes {name}",
+        hint="materialize the feature view again after its type changed",
+    )
+
+
+def _value_field(column: Column) -> str:
+    try:
+        return _VALUE_FIELDS[column.dtype.lower()]
+    except KeyError:
+        raise InvalidInput(f"column {column.name} has the type {column.dtype}, which cannot be served online") from None
+
+
+def _key_field(name: str, dtype: str) -> str:
+    found = _VALUE_FIELDS.get(dtype.lower())
+    if found not in ("string_val", "int32_val", "int64_val"):
+        raise InvalidInput(f"join key {name} has the type {dtype}", hint="Feast keys are String, Int32 or Int64")
+    return found
+
+
+class Cache:
+    """Decoded rows of one view for a bounded time. Ages are judged anew for every request, so TTLs hold."""
+
+    def __init__(self, seconds: float, rows: int) -> None:
+        self._seconds = seconds
+        self._limit = rows
+        self._rows: dict[Key, tuple[float, Row]] = {}
+
+    def get(self, key: Key, now: float) -> Row | None:
+        entry = self._rows.get(key)
+        return entry[1] if entry is not None and entry[0] > now else None
+
+    def put(self, rows: Mapping[Key, Row], now: float) -> None:
+        """Keep rows until `now` plus the age limit; the oldest make room, whatever their use."""
+        for key, row in rows.items():
+            self._rows.pop(key, None)
+            self._rows[key] = (now + self._seconds, row)
+        for key in list(self._rows)[: max(0, len(self._rows) - self._limit)]:
+            del self._rows[key]
+
+
+class Lookup:
+    """Reads every view of a signature for a batch of rows."""
+
+    def __init__(self, signature: Signature, config: ServingConfig, open_source: Callable[[], OnlineSource]) -> None:
+        """Raises InvalidInput where the feature store does not have what the model takes."""
+        source = open_source()
+        self._views = [
+            ViewLookup(view, [column for column in signature.columns if column.view == view.name], source, signature)
+            for view in signature.views
+        ]
+        self._judges = {
+            view.name: Judge(view, config.deployment.features.policy(view.name)) for view in signature.views
+        }
+        seconds = config.cache_age.total_seconds()
+        self._caches = (
+            {view.name: Cache(seconds, config.cache_rows) for view in signature.views} if config.cached else {}
+        )
+        self._reader = Reader(source, open_source, config.lookup_timeout.total_seconds())
+
+    def close(self) -> None:
+        """End the reading thread."""
+        self._reader.close()
+
+    def read(self, columns: Mapping[str, Sequence[Any]], moments: NDArray[np.int64]) -> LookedUp:
+        """Features of rows whose join keys are in `columns`, as of `moments` (microseconds)."""
+        found = LookedUp()
+        wanted = [self._wanted(view, view.keys(columns, len(moments)), found) for view in self._views]
+        reads = [
+            Read(wish.view.name, [wish.view.proto(key) for key in wish.missing], wish.view.features)
+            for wish in wanted
+            if wish.missing
+        ]
+        answers = iter(self._reader.read(reads) if reads else [])
+        for wish in wanted:
+            available = self._take(wish, next(answers) if wish.missing else [], found)
+            self._fill(wish, available, moments, found)
+        return found
+
+    def _wanted(self, view: ViewLookup, keys: list[Key], found: LookedUp) -> _Wanted:
+        index: dict[Key, int] = {}
+        inverse = [index.setdefault(key, len(index)) for key in keys]
+        rows: list[Row | None] = [None] * len(index)
+        cache = self._caches.get(view.name)
+        if cache is not None:
+            now = time.monotonic()
+            rows = [cache.get(key, now) for key in index]
+            hits = sum(row is not None for row in rows)
+            found.cache_hits += hits
+            found.cache_misses += len(rows) - hits
+        missing = [key for key, row in zip(index, rows, strict=True) if row is None]
+        return _Wanted(view, keys, np.array(inverse, dtype=np.intp), rows, missing)
+
+    def _take(self, wish: _Wanted, answer: list[Any] | Failed, found: LookedUp) -> NDArray[np.bool_]:
+        """Put what was read into the wish; gives which distinct keys have an answer."""
+        if isinstance(answer, Failed):
+            found.failed_reads += 1
+            fresh: list[Row | None] = [None] * len(wish.missing)
+        else:
+            fresh = [wish.view.decode(known_at, values) for known_at, values in answer]
+        cache = self._caches.get(wish.view.name)
+        if cache is not None and fresh:
+            cache.put({key: row for key, row in zip(wish.missing, fresh, strict=True) if row}, time.monotonic())
+        remaining = iter(fresh)
+        wish.rows = [next(remaining) if row is None else row for row in wish.rows]
+        return np.array([row is not None for row in wish.rows], dtype=np.bool_)
+
+    def _fill(self, wish: _Wanted, available: NDArray[np.bool_], moments: NDArray[np.int64], found: LookedUp) -> None:
+        view, inverse = wish.view, wish.inverse
+        rows = [view.absent if row is None else row for row in wish.rows]
+        known_at = np.array([row.known_at for row in rows], dtype=np.int64)[inverse]
+        judge = self._judges[view.name]
+        judged = judge.judge(known_at, available[inverse], moments)
+        if view.numbers:
+            numbers = np.array([row.numbers for row in rows], dtype=np.float64)[inverse]
+            numbers[judged.hidden] = _NAN
+            found.columns.update({column.name: numbers[:, at] for at, column in enumerate(view.numbers)})
+        for at, column in enumerate(view.categories):
+            values = np.array([row.categories[at] for row in rows], dtype=object)[inverse]
+            values[judged.hidden] = None
+            found.columns[column.name] = values
+        found.known_at[view.name] = known_at
+        found.states[view.name] = judged.states
+        for row in judged.rejected:
+            keys = dict(zip(view.fields, wish.keys[row], strict=True))
+            error = judge.reason(State(judged.states[row]), keys, int(known_at[row]), int(moments[row]))
+            found.errors.setdefault(row, error)
+        for row in judged.flagged:
+            found.stale.setdefault(row, []).append(view.name)
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What a batch needs of one view: each row's key, its place among the distinct ones, and what is still to read."""
+
+    view: ViewLookup
+    keys: list[Key]
+    inverse: NDArray[np.intp]
+    rows: list[Row | None]
+    missing: list[Key]

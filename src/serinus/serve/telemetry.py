@@ -1,0 +1,264 @@
+"""What a predictor counts, in prometheus_client's multi-process mode: each worker writes its own files, which
+`serinus sidecar` adds up.
+
+`METRICS` is the one table of all of it; the reference page is made from it. Values of features and predictions are
+counted in the profile's fixed bins, so that drift is arithmetic on counters. A counter costs a microsecond, and a row
+has dozens of values: rows are kept and counted together, twice a second, by a thread of their own. A worker that is
+killed loses at most that half second of value counts; requests and errors are counted at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serinus.core.errors import Conflict
+from serinus.core.profile import Histogram, Profile, bin_numbers
+from serinus.core.serving import ServingConfig
+from serinus.core.signature import FIRST_CATEGORY, MISSING, UNKNOWN, Signature
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_FLUSH_SECONDS = 0.5
+_PENDING_ROWS = 4096
+_MISSING_BIN = 0
+_OTHER_BIN = 1
+_FIRST_CATEGORY_BIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family. Every one also has the labels `model` and `version`."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("serinus_requests_total", "counter", "Requests answered, by HTTP status.", ("code",)),
+        Metric("serinus_rows_total", "counter", "Rows answered, by result: ok or failed.", ("result",)),
+        Metric(
+            "serinus_request_duration_seconds", "histogram",
+            "Time in the handler; all requests of a batch take as long as the batch.", unit="seconds", buckets=_SECONDS,
+        ),
+        Metric("serinus_batch_size", "histogram", "Requests in a batch.", unit="requests", buckets=_SIZES),
+        Metric(
+            "serinus_feature_lookup_seconds", "histogram", "Time of a batch's reads of the online store.",
+            unit="seconds", buckets=_SECONDS,
+        ),
+        Metric("serinus_feature_lookup_failures_total", "counter", "Reads of a feature view that gave no answer."),
+        Metric("serinus_feature_cache_hits_total", "counter", "Distinct keys of a batch found in the cache."),
+        Metric("serinus_feature_cache_misses_total", "counter", "Distinct keys of a batch read from the store."),
+        Metric(
+            "serinus_feature_missing_total", "counter",
+            "Rows without usable values of a view: absent, early (known only later), unavailable.", ("view", "reason"),
+        ),
+        Metric("serinus_feature_stale_total", "counter", "Rows whose values of a view were too old.", ("view",)),
+        Metric("serinus_feature_values_total", "counter", "Values served, by the profile's bins.", ("feature", "bin")),
+        Metric("serinus_prediction_values_total", "counter", "Probabilities served, by the profile's bins.", ("bin",)),
+        Metric("serinus_model_info", "gauge", "1 for each model version that is loaded.", ("digest", "schema_digest")),
+    )
+}  # fmt: skip
+
+
+def series(profile: Profile, views: int) -> int:
+    """How many time series one worker's version of a model exposes at most, histogram buckets included."""
+    columns = (*profile.columns, *((profile.prediction,) if profile.prediction else ()))
+    histograms = sum(len(metric.buckets) + 3 for metric in METRICS.values() if metric.kind == "histogram")
+    codes, single = 6, 6
+    return sum(len(column.counts) for column in columns) + histograms + 4 * views + codes + single
+
+
+def configure(folder: Path) -> None:
+    """Set up multi-process mode; call before anything imports prometheus_client (Feast does, with a folder of its own).
+
+    Raises:
+        Conflict: it was imported before, without multi-process mode or with another folder.
+    """
+    import sys
+
+    if "prometheus_client" in sys.modules and os.environ.get(MULTIPROCESS_FOLDER) != str(folder):
+        raise Conflict(
+            "prometheus_client was imported before the folder of its metrics was known",
+            hint=f"set {MULTIPROCESS_FOLDER}={folder} in the environment of the process",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[MULTIPROCESS_FOLDER] = str(folder)
+
+
+class Telemetry:
+    """The metrics of one model version in one worker."""
+
+    def __init__(
+        self, config: ServingConfig, signature: Signature, profile: Profile, registry: CollectorRegistry
+    ) -> None:
+        self._registry = registry
+        self._common = (config.deployment.model.name, str(config.version))
+        self._children: dict[tuple[str, ...], Any] = {}
+        self._families = {metric.name: self._family(metric) for metric in METRICS.values()}
+        self._values = ValueCounts(signature, profile)
+        self._child("serinus_model_info", config.digest, signature.schema_digest).set(1)
+        self._stop = threading.Event()
+        threading.Thread(target=self._flush_regularly, name="telemetry", daemon=True).start()
+
+    def answered(self, codes: Sequence[int], seconds: float) -> None:
+        """Count a batch's requests by the status each was answered with."""
+        for code in set(codes):
+            self._child("serinus_requests_total", str(code)).inc(codes.count(code))
+        _observe(self._child("serinus_request_duration_seconds"), seconds, len(codes))
+        _observe(self._child("serinus_batch_size"), len(codes), 1)
+
+    def rows(self, ok: int, failed: int) -> None:
+        """Count a batch's rows."""
+        self._add("serinus_rows_total", ok, "ok")
+        self._add("serinus_rows_total", failed, "failed")
+
+    def looked_up(self, seconds: float, hits: int, misses: int, failures: int) -> None:
+        """Count one lookup."""
+        _observe(self._child("serinus_feature_lookup_seconds"), seconds, 1)
+        self._add("serinus_feature_cache_hits_total", hits)
+        self._add("serinus_feature_cache_misses_total", misses)
+        self._add("serinus_feature_lookup_failures_total", failures)
+
+    def missing(self, view: str, reason: str, rows: int) -> None:
+        """Count rows without usable values of a view."""
+        self._add("serinus_feature_missing_total", rows, view, reason)
+
+    def stale(self, view: str, rows: int) -> None:
+        """Count rows whose values of a view were too old."""
+        self._add("serinus_feature_stale_total", rows, view)
+
+    def served(
+        self, numbers: NDArray[np.float32], categories: NDArray[np.int64], probabilities: NDArray[np.float64]
+    ) -> None:
+        """Keep encoded rows and their predictions to be counted in bins."""
+        if self._values.add(numbers, categories, probabilities) >= _PENDING_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the counts of values that are pending."""
+        for feature, bins in self._values.take().items():
+            for position in np.flatnonzero(bins):
+                name = "serinus_prediction_values_total" if feature is None else "serinus_feature_values_total"
+                labels = (str(position),) if feature is None else (feature, str(position))
+                self._child(name, *labels).inc(int(bins[position]))
+
+    def close(self) -> None:
+        """Stop the thread and write what is pending."""
+        self._stop.set()
+        self.flush()
+
+    def _flush_regularly(self) -> None:
+        while not self._stop.wait(_FLUSH_SECONDS):
+            self.flush()
+
+    def _family(self, metric: Metric) -> Any:
+        import prometheus_client
+
+        names = ("model", "version", *metric.labels)
+        if metric.kind == "counter":
+            return prometheus_client.Counter(metric.name, metric.help, names, registry=self._registry)
+        if metric.kind == "gauge":
+            return prometheus_client.Gauge(
+                metric.name, metric.help, names, registry=self._registry, multiprocess_mode="livemax"
+            )
+        return prometheus_client.Histogram(
+            metric.name, metric.help, names, registry=self._registry, buckets=metric.buckets
+        )
+
+    def _child(self, name: str, *labels: str) -> Any:
+        """`labels()` costs three microseconds; a dictionary a tenth of one."""
+        key = (name, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._families[name].labels(*self._common, *labels)
+        return child
+
+    def _add(self, name: str, amount: int, *labels: str) -> None:
+        if amount:
+            self._child(name, *labels).inc(amount)
+
+
+def _observe(histogram: Any, value: float, times: int) -> None:
+    """`times` observations of one value at the price of one: prometheus_client has no public way to say that."""
+    histogram._sum.inc(value * times)
+    histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(times)
+
+
+class ValueCounts:
+    """Encoded rows that wait to be counted in the profile's bins."""
+
+    def __init__(self, signature: Signature, profile: Profile) -> None:
+        histograms = {histogram.name: histogram for histogram in profile.columns}
+        self._numbers = [(column.name, histograms[column.name]) for column in signature.numbers]
+        self._categories = [
+            (
+                column.name,
+                _category_bins(column.categories, histograms[column.name]),
+                len(histograms[column.name].counts),
+            )
+            for column in signature.categories
+        ]
+        self._prediction = profile.prediction
+        self._lock = threading.Lock()
+        self._pending: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]] = []
+        self._rows = 0
+
+    def add(
+        self, numbers: NDArray[np.float32], categories: NDArray[np.int64], probabilities: NDArray[np.float64]
+    ) -> int:
+        """Keep rows; gives how many are waiting."""
+        with self._lock:
+            self._pending.append((numbers, categories, probabilities))
+            self._rows += len(probabilities)
+            return self._rows
+
+    def take(self) -> dict[str | None, NDArray[np.int64]]:
+        """Counts a bin of everything that waited, by feature; the prediction's are under None."""
+        with self._lock:
+            pending, self._pending, self._rows = self._pending, [], 0
+        if not pending:
+            return {}
+        numbers, categories, probabilities = (np.concatenate(arrays) for arrays in zip(*pending, strict=True))
+        counts: dict[str | None, NDArray[np.int64]] = {}
+        for position, (name, histogram) in enumerate(self._numbers):
+            counts[name] = _count_numbers(numbers[:, position], histogram)
+        for position, (name, bins, width) in enumerate(self._categories):
+            counts[name] = np.bincount(bins[categories[:, position]], minlength=width)
+        if self._prediction is not None:
+            counts[None] = _count_numbers(probabilities, self._prediction)
+        return counts
+
+
+def _count_numbers(values: NDArray[Any], histogram: Histogram) -> NDArray[np.int64]:
+    return np.bincount(bin_numbers(values, np.array(histogram.edges)), minlength=len(histogram.counts))
+
+
+def _category_bins(known: tuple[str, ...], histogram: Histogram) -> NDArray[np.int64]:
+    """The profile's bin of each of the signature's codes."""
+    bins: Mapping[str, int] = {name: _FIRST_CATEGORY_BIN + at for at, name in enumerate(histogram.categories)}
+    table = np.full(FIRST_CATEGORY + len(known), _OTHER_BIN, dtype=np.int64)
+    table[MISSING] = _MISSING_BIN
+    table[UNKNOWN] = _OTHER_BIN
+    for at, name in enumerate(known):
+        table[FIRST_CATEGORY + at] = bins.get(name, _OTHER_BIN)
+    return table

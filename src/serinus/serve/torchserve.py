@@ -1,0 +1,80 @@
+"""Between TorchServe's worker and the predictor: requests out of its context, answers back into it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from serinus.core.errors import InvalidInput, NotFound
+from serinus.core.serving import ServingConfig
+from serinus.serve.handler import Predictor, Raw
+
+log = logging.getLogger(__name__)
+
+CONFIG_VARIABLE = "SERINUS_SERVING"
+
+
+class Worker:
+    """What TorchServe calls: once without data to load the model, then with each batch."""
+
+    def __init__(self) -> None:
+        self._predictor: Predictor | None = None
+
+    def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
+        """Answer a batch; each request's status and headers go into the context.
+
+        Raises:
+            SerinusError: while loading; TorchServe writes it to its log and starts the worker again.
+        """
+        if self._predictor is None:
+            self._predictor = _load(Path(context.system_properties["model_dir"]))
+        if data is None:
+            return None
+        # Beside the headers, TorchServe puts the content type of each part of the body in the same mapping.
+        headers = [
+            {name: value for name, value in context.get_all_request_header(at).items() if type(value) is str}
+            for at in range(len(data))
+        ]
+        if len(data) == 1 and headers[0].get("describe") == "True":
+            return [self._predictor.signature.model_dump_json().encode()]
+        answers = self._predictor.handle(
+            [Raw(own, parts.get("body")) for own, parts in zip(headers, data, strict=True)]
+        )
+        for at, answer in enumerate(answers):
+            context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, at)
+            for name, value in answer.headers.items():
+                context.set_response_header(at, name, value)
+        return [answer.body for answer in answers]
+
+
+def read_config(path: Path) -> ServingConfig:
+    """
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: it is not a serving configuration.
+    """
+    try:
+        return ServingConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no serving configuration at {path}") from error
+    except ValidationError as error:
+        raise InvalidInput(f"{path} is not a serving configuration: {error}") from error
+
+
+def _load(model_dir: Path) -> Predictor:
+    name = os.environ.get(CONFIG_VARIABLE)
+    if not name:
+        raise NotFound(
+            f"the environment variable {CONFIG_VARIABLE} is not set", hint="it names the serving configuration"
+        )
+    # TorchServe's decoder takes NaN for a number and three times as long as ours: ask for the bytes.
+    os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+    # TorchServe writes two lines a batch at level INFO, through a pipe that its front end parses.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("serinus").setLevel(logging.INFO)
+    return Predictor.load(read_config(Path(name)), model_dir)

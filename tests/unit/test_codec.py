@@ -1,0 +1,424 @@
+"""Request bodies in every protocol, the checks of their rows, and the form of answers."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import struct
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serinus.core.errors import InvalidInput
+from serinus.core.signature import Column, Signature
+from serinus.serve.answers import Answer, Results, Writer
+from serinus.serve.codec import Request, parse, protocol_of
+from serinus.serve.fields import Checked, RowError, Schema
+
+SIGNATURE = Signature(
+    model="toy",
+    feature_service="toy",
+    join_keys={"place": "String", "plane": "Int32"},
+    views=(),
+    columns=(
+        Column(name="distance", kind="number", dtype="Float64"),
+        Column(name="hour", kind="number", dtype="Int64"),
+        Column(name="night", kind="number", dtype="Bool"),
+        Column(name="kind", kind="category", dtype="String", categories=("a",)),
+    ),
+)
+SCHEMA = Schema.of(SIGNATURE, "wall")
+FIELDS = "place, plane, distance, hour, night, kind, event_timestamp, id"
+ROW = {"place": "JFK", "plane": 7, "distance": 1.5, "hour": 3, "night": True, "kind": "a"}
+
+
+def read(content: Any, protocol: str = "v2", **headers: str) -> Request:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return parse({"x-serinus-protocol": protocol, **headers}, body, SCHEMA, 4)
+
+
+def check(request: Request, schema: Schema = SCHEMA) -> Checked:
+    return schema.check(request.columns, request.rows, request.place)
+
+
+def messages(content: Any, protocol: str = "plain") -> dict[int, str]:
+    request = read(content, protocol)
+    return {row: error.message for row, error in (check(request).errors | request.errors).items()}
+
+
+def tensor(name: str, datatype: str, data: Any, shape: list[int] | None = None, **more: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": data, **more}
+
+
+def test_the_same_rows_are_read_from_every_protocol() -> None:
+    types = {"plane": "INT32", "distance": "FP64", "hour": "INT64", "night": "BOOL"}
+    tensors = [tensor(name, types.get(name, "BYTES"), [value, value]) for name, value in ROW.items()]
+    column = [tensor(each["name"], each["datatype"], [[value] for value in each["data"]], [2, 1]) for each in tensors]
+    requests = [
+        read({"inputs": tensors}),
+        read({"inputs": column}),
+        read({"instances": [ROW, ROW]}, "v1"),
+        read([ROW, ROW], "plain"),
+    ]
+    for request in requests:
+        checked = check(request)
+        assert request.rows == 2
+        assert checked.errors == {}
+        assert {name: checked.columns[name] for name in ROW} == {name: [value] * 2 for name, value in ROW.items()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "expected"),
+    [
+        ({"x-serinus-protocol": "plain"}, {"inputs": []}, "plain"),
+        ({"X-Serinus-Protocol": "v1"}, {"instances": [ROW]}, "v1"),
+        ({"host": "h"}, {"inputs": [tensor("place", "BYTES", ["A"])]}, "v2"),
+        ({"host": "h"}, {"instances": [ROW]}, "v1"),
+        ({"host": "h"}, ROW, "plain"),
+        ({"host": "h", "url_path": ""}, {"instances": 1}, "plain"),
+        ({}, {"inputs": [tensor("hour", "INT64", [1])]}, "v2"),
+    ],
+)
+def test_the_protocol_is_what_the_front_says_or_else_what_the_body_looks_like(
+    headers: dict[str, str], content: Any, expected: str
+) -> None:
+    assert parse(headers, json.dumps(content).encode(), SCHEMA, 4).protocol == expected
+
+
+def test_an_unreadable_body_is_answered_in_the_declared_protocol() -> None:
+    assert protocol_of({"x-serinus-protocol": "v1"}) == "v1"
+    assert protocol_of({}) == "v2"
+    assert protocol_of({"host": "h"}) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "content", "words"),
+    [
+        ("plain", b"", "body: found nothing"),
+        ("plain", b"{", "body: found text that is not JSON"),
+        ("plain", b'{"distance": NaN}', "numbers finite"),
+        ("plain", b'{"distance": 1e999}', "numbers finite"),
+        ("plain", b"\xff\xfe", "UTF-8"),
+        ("plain", b"[" * 3000 + b"]" * 3000, "body: found text that is not JSON"),
+        ("plain", 3, "body: found 3, allowed: a list of objects"),
+        ("plain", [], "body: found 0 rows, allowed: 1 to 4 rows a request"),
+        ("plain", [ROW] * 5, "body: found 5 rows, allowed: 1 to 4 rows a request"),
+        ("v1", [ROW], 'body: found a list, allowed: an object {"instances": [...]}'),
+        ("v1", {}, "body.instances: found nothing"),
+        ("v1", {"instances": ROW}, "body.instances: found an object"),
+        ("v2", [], "body: found a list"),
+        ("v2", {}, "body.inputs: found nothing"),
+        ("v2", {"inputs": []}, "body.inputs: found a list"),
+        ("v2", {"inputs": [3]}, "inputs[0]: found 3, allowed: an object with name"),
+        ("v2", {"inputs": [tensor("foo", "BYTES", ["a"])]}, f"inputs[0].name: found 'foo', allowed: {FIELDS}"),
+        (
+            "v2",
+            {"inputs": [tensor("hour", "BYTES", ["a"])]},
+            "inputs[0] (hour).datatype: found 'BYTES', allowed: INT16",
+        ),
+        (
+            "v2",
+            {"inputs": [tensor("hour", "INT64", [1], [1, 2])]},
+            "inputs[0] (hour).shape: found [1, 2], allowed: [n]",
+        ),
+        ("v2", {"inputs": [tensor("hour", "INT64", [1], [2])]}, "inputs[0] (hour).data: found 1 values, allowed: 2"),
+        ("v2", {"inputs": [tensor("hour", "INT64", [1], ["a"])]}, "inputs[0] (hour).shape"),
+        ("v2", {"inputs": [tensor("hour", "INT64", 3, [1])]}, "inputs[0] (hour).data: found 3"),
+        ("v2", {"inputs": [tensor("hour", "INT64", [1])] * 2}, "inputs[1] (hour).name: found hour twice"),
+        (
+            "v2",
+            {"inputs": [tensor("hour", "INT64", [1]), tensor("place", "BYTES", ["a", "b"])]},
+            "inputs[1] (place).shape: found 2 rows, allowed: 1",
+        ),
+        ("v2", {"id": 3, "inputs": [tensor("hour", "INT64", [1])]}, "body.id: found 3, allowed: a string"),
+        (
+            "v2",
+            {"inputs": [tensor("hour", "INT64", [1])], "outputs": [{"name": "x"}]},
+            "outputs[0].name: found 'x', allowed: probability, prediction_id, served_features",
+        ),
+    ],
+)
+def test_a_malformed_body_says_where_what_and_what_is_allowed(protocol: str, content: Any, words: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(content, protocol)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"place": None}, "[1].place: found nothing, allowed: a string"),
+        ({"place": 3}, "[1].place: found 3, allowed: a string"),
+        ({"place": ["x"]}, "[1].place: found a list, allowed: a string"),
+        ({"plane": 2**31}, "[1].plane: found 2.14748e+09, out of range, allowed: an integer"),
+        ({"plane": True}, "[1].plane: found true, allowed: an integer"),
+        ({"hour": 1.5}, "[1].hour: found 1.5, allowed: an integer"),
+        ({"hour": 2**64 - 1}, "[1].hour: found 1.84467e+19, out of range, allowed: an integer"),
+        ({"distance": "far"}, "[1].distance: found 'far', allowed: a number"),
+        ({"distance": 3.5e38}, "[1].distance: found 3.5e+38, out of range, allowed: a number"),
+        ({"night": 1}, "[1].night: found 1, allowed: true or false"),
+        ({"kind": {"a": 1}}, "[1].kind: found an object, allowed: a string"),
+        ({"event_timestamp": "noon"}, "[1].event_timestamp: found 'noon', allowed: a time in ISO 8601"),
+        ({"event_timestamp": "0001-01-01T00:00:00+23:00"}, "[1].event_timestamp: found"),
+        ({"id": 1.5}, "[1].id: found 1.5, allowed: a string or an integer"),
+        ({"colour": "red"}, f"[1]: found an unknown field 'colour', allowed: {FIELDS}"),
+    ],
+)
+def test_a_wrong_value_fails_its_own_row_only(change: dict[str, Any], words: str) -> None:
+    found = messages([ROW, ROW | change, ROW])
+    assert list(found) == [1]
+    assert words in found[1]
+
+
+def test_a_row_that_is_no_object_fails_alone() -> None:
+    found = messages({"instances": [ROW, 3, None]}, "v1")
+    assert found[1].startswith("instances[1]: found 3, allowed: an object with the fields place")
+    assert found[2].startswith("instances[2]: found null")
+    assert 0 not in found
+
+
+def test_an_absent_key_is_named_and_an_absent_feature_is_missing() -> None:
+    assert messages({"plane": 1}) == {0: "place: found nothing, allowed: a string"}
+    assert messages({"place": "JFK", "plane": 1, "distance": None}) == {}
+
+
+def test_where_the_clock_is_the_requests_each_row_needs_its_time() -> None:
+    schema = Schema.of(SIGNATURE, "request")
+    request = read([ROW, ROW | {"event_timestamp": "1970-01-01T00:00:01.5Z"}], "plain")
+    checked = check(request, schema)
+    assert checked.errors[0].message.startswith("[0].event_timestamp: found nothing")
+    assert checked.moments.tolist() == [0, 1_500_000]
+
+
+def test_a_signature_with_a_type_that_requests_cannot_carry_is_refused() -> None:
+    column = Column(name="when", kind="number", dtype="UnixTimestamp")
+    with pytest.raises(InvalidInput, match="request field when has the type UnixTimestamp"):
+        Schema.of(Signature(model="m", feature_service="s", join_keys={}, views=(), columns=(column,)), "wall")
+
+
+def binary(tensors: list[tuple[str, str, bytes]], rows: int) -> tuple[bytes, dict[str, str]]:
+    described = [
+        {"name": name, "datatype": datatype, "shape": [rows], "parameters": {"binary_data_size": len(content)}}
+        for name, datatype, content in tensors
+    ]
+    head = json.dumps({"inputs": described}).encode()
+    return head + b"".join(content for *_, content in tensors), {"Inference-Header-Content-Length": str(len(head))}
+
+
+def packed(*values: bytes) -> bytes:
+    return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+def test_binary_tensors_are_read_and_nan_means_missing() -> None:
+    body, headers = binary(
+        [
+            ("place", "BYTES", packed(b"JFK", "Zürich".encode())),
+            ("plane", "INT32", np.array([1, 2], "<i4").tobytes()),
+            ("distance", "FP32", np.array([1.5, math.nan], "<f4").tobytes()),
+            ("night", "BOOL", b"\x01\x00"),
+        ],
+        2,
+    )
+    checked = check(read(body, **headers))
+    assert checked.errors == {}
+    assert checked.columns["place"] == ["JFK", "Zürich"]
+    assert checked.columns["plane"] == [1, 2]
+    assert checked.columns["distance"] == [1.5, None]
+    assert checked.columns["night"] == [True, False]
+
+
+def test_infinity_and_bytes_that_are_no_text_fail_their_row() -> None:
+    tensors = [
+        ("place", "BYTES", packed(b"JFK", b"\xff")),
+        ("plane", "INT32", bytes(8)),
+        ("distance", "FP64", np.array([math.inf, 1.0]).tobytes()),
+    ]
+    body, headers = binary(tensors, 2)
+    errors = check(read(body, **headers)).errors
+    assert errors[0].message.startswith("inputs.distance[0]: found inf, out of range")
+    assert errors[1].message.startswith("inputs.place[1]: found b'\\xff'")
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [("9999", "found '9999'"), ("-1", "found '-1'"), ("x", "found 'x'")],
+)
+def test_a_wrong_length_of_the_json_part_is_refused(length: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match="header inference-header-content-length") as caught:
+        read(b"{}", **{"inference-header-content-length": length})
+    assert words in str(caught.value)
+
+
+def test_binary_tensors_must_use_up_the_body() -> None:
+    body, headers = binary([("hour", "INT64", bytes(8))], 1)
+    with pytest.raises(InvalidInput, match="found 11 bytes after the JSON, allowed: 8"):
+        read(body + b"abc", **headers)
+    with pytest.raises(InvalidInput, match="found 5 bytes, allowed: 8 for 1 values"):
+        read(body[:-3], **headers)
+    body, headers = binary([("place", "BYTES", b"\x09\x00\x00\x00abc")], 1)
+    with pytest.raises(InvalidInput, match="1 strings, each after its length"):
+        read(body, **headers)
+
+
+def test_grpc_strings_arrive_in_base64_and_raw_contents_not_at_all() -> None:
+    place = tensor("place", "BYTES", [base64.b64encode(b"JFK").decode()])
+    request = parse({}, json.dumps({"id": "", "inputs": [place]}).encode(), SCHEMA, 4)
+    assert request.rpc
+    assert request.columns["place"] == ["JFK"]
+    with pytest.raises(InvalidInput, match="TorchServe drops raw_input_contents"):
+        parse({}, json.dumps({"inputs": [tensor("hour", "INT64", [], [1])]}).encode(), SCHEMA, 4)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["v1", "v2", "plain"]), st.none() | st.integers(0, 250))
+def test_no_body_whatever_breaks_the_reader(body: bytes, protocol: str, length: int | None) -> None:
+    headers = {} if length is None else {"inference-header-content-length": str(length)}
+    with contextlib.suppress(InvalidInput):
+        check(read(body, protocol, **headers))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+TENSORS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "name": st.sampled_from([*SCHEMA.fields, "x"]) | JSON,
+            "datatype": st.sampled_from(["BYTES", "INT64", "FP64", "BOOL"]) | JSON,
+            "shape": st.sampled_from([[1], [2], [1, 1]]) | JSON,
+            "data": st.lists(JSON, max_size=2) | JSON,
+            "parameters": JSON,
+        },
+    ),
+    max_size=3,
+)
+
+
+@given(st.fixed_dictionaries({"inputs": TENSORS}, optional={"outputs": JSON, "parameters": JSON, "id": JSON}) | JSON)
+def test_no_decoded_body_whatever_breaks_the_reader(content: Any) -> None:
+    for protocol in ("v1", "v2", "plain"):
+        with contextlib.suppress(InvalidInput):
+            check(parse({"x-serinus-protocol": protocol}, content, SCHEMA, 4))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from([*SCHEMA.fields, "x"]), JSON), min_size=1, max_size=4))
+def test_no_row_whatever_breaks_the_check_or_reaches_another_row(rows: list[dict[str, Any]]) -> None:
+    together = parse({"x-serinus-protocol": "v1"}, {"instances": [dict(row) for row in rows]}, SCHEMA, 4)
+    checked = check(together)
+    for position, row in enumerate(rows):
+        alone = parse({"x-serinus-protocol": "v1"}, {"instances": [dict(row)]}, SCHEMA, 4)
+        own = check(alone)
+        failed = position in checked.errors or position in together.errors
+        assert failed == (0 in own.errors or 0 in alone.errors)
+        if not failed:
+            assert [values[position] for values in checked.columns.values()] == [
+                values[0] for values in own.columns.values()
+            ]
+
+
+WRITER = Writer("toy", 3)
+
+
+def results(*probabilities: float, **more: Any) -> Results:
+    return Results(np.array(probabilities), [f"id{row}" for row in range(len(probabilities))], **more)
+
+
+def body(answer: Answer) -> Any:
+    return orjson.loads(answer.body)
+
+
+FAILED = {1: RowError("bad row")}
+
+
+def test_v2_answers_hold_null_and_a_reason_for_a_failed_row() -> None:
+    answer = WRITER.write(Request("v2", 2, {}, id="r"), results(0.25, math.nan, errors=FAILED))
+    assert answer.status == 200
+    assert body(answer) == {
+        "model_name": "toy",
+        "model_version": "3",
+        "id": "r",
+        "outputs": [
+            {"name": "probability", "datatype": "FP64", "shape": [2], "data": [0.25, None]},
+            {"name": "prediction_id", "datatype": "BYTES", "shape": [2], "data": ["id0", None]},
+            {"name": "error", "datatype": "BYTES", "shape": [2], "data": [None, "bad row"]},
+        ],
+    }
+
+
+def test_v2_answers_say_which_views_were_stale() -> None:
+    content = body(WRITER.write(Request("v2", 2, {}), results(0.25, 0.5, stale={1: ["b", "a"]})))
+    assert content["parameters"] == {"stale_views": "a,b"}
+    assert content["outputs"][-1]["data"] == [None, "b,a"]
+    assert content["id"] == "id0"
+
+
+def test_served_features_come_when_asked_for() -> None:
+    request = Request("v2", 2, {}, served_features=True)
+    content = body(WRITER.write(request, results(0.5, math.nan, errors=FAILED, served=[{"a": None}, {}])))
+    served = next(output for output in content["outputs"] if output["name"] == "served_features")
+    assert served["data"] == ['{"a":null}', None]
+
+
+def test_binary_outputs_follow_the_json() -> None:
+    request = Request("v2", 2, {}, binary=frozenset({"probability", "prediction_id"}))
+    answer = WRITER.write(request, results(0.25, math.nan, errors=FAILED))
+    length = int(answer.headers["inference-header-content-length"])
+    head, tail = orjson.loads(answer.body[:length]), answer.body[length:]
+    assert [output.get("parameters") for output in head["outputs"]] == [
+        {"binary_data_size": 16},
+        {"binary_data_size": 11},
+        None,
+    ]
+    assert np.frombuffer(tail[:16]).tolist()[0] == 0.25
+    assert math.isnan(np.frombuffer(tail[:16])[1])
+    assert tail[16:] == packed(b"id0", b"")
+
+
+def test_v1_and_plain_answers() -> None:
+    good = {"probability": 0.25, "prediction_id": "id0", "model_version": "3"}
+    both = results(0.25, math.nan, errors=FAILED)
+    assert body(WRITER.write(Request("v1", 2, {}), both)) == {"predictions": [good, {"error": "bad row"}]}
+    assert body(WRITER.write(Request("plain", 2, {}), both)) == [good, {"error": "bad row"}]
+    assert body(WRITER.write(Request("plain", 1, {}, single=True), results(0.25))) == good
+    stale = body(WRITER.write(Request("plain", 1, {}, single=True), results(0.25, stale={0: ["v"]})))
+    assert stale == good | {"stale": ["v"]}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"), [([422, 422], 422), ([503, 503], 503), ([422, 503], 422), ([500, 503], 500)]
+)
+def test_when_every_row_failed_the_request_fails(statuses: list[int], expected: int) -> None:
+    errors = {row: RowError(f"reason {row}", status) for row, status in enumerate(statuses)}
+    for protocol in ("v1", "v2", "plain"):
+        answer = WRITER.write(Request(protocol, 2, {}), results(math.nan, math.nan, errors=errors))
+        assert answer.status == expected
+        assert body(answer) == {"error": "reason 0; reason 1"}
+
+
+def test_many_errors_are_summed_up() -> None:
+    errors = {row: RowError(f"reason {row}") for row in range(9)}
+    answer = WRITER.write(Request("v1", 9, {}), results(*[math.nan] * 9, errors=errors))
+    assert body(answer)["error"].endswith("reason 4; and 4 more")
+
+
+def test_grpc_answers_are_whole_and_without_null() -> None:
+    answers = [
+        WRITER.write(Request("v2", 2, {}, id="", rpc=True), results(0.25, math.nan, errors=FAILED)),
+        WRITER.write(Request("v2", 1, {}, rpc=True), results(math.nan, errors={0: RowError("bad")})),
+        WRITER.failure("v2", 400, "bad", rpc=True),
+    ]
+    for answer in answers:
+        content = body(answer)
+        assert isinstance(content["id"], str)
+        assert content["model_name"] == "toy"
+        assert content["model_version"] == "3"
+        assert all(value is not None for output in content["outputs"] for value in output["data"])
+    assert body(answers[0])["outputs"][0]["data"] == [0.25, "NaN"]
