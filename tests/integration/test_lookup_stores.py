@@ -312,3 +312,12 @@ def test_keys_beyond_one_statement_are_read_in_parts(where: Platform, signature:
     assert found.columns["planes__seats"][0] == 180
     assert math.isnan(found.columns["planes__seats"][-1])
     lookup.close()
+
+
+def test_a_key_that_nobody_knows_is_not_looked_up(where: Platform, signature: Signature, counting: Counting) -> None:
+    lookup = counted(counting, signature, toy.config(where, clock="wall"))
+    unknown = {name: [None] * len(values) for name, values in KEYS.items()}
+    looked = read(lookup, unknown)
+    assert counting.reads == []
+    assert (looked.cache_hits, looked.cache_misses, looked.errors) == (0, 0, {})
+    assert all(state == State.ABSENT for states in looked.states.values() for state in states)

@@ -153,7 +153,6 @@ def test_a_malformed_body_says_where_what_and_what_is_allowed(protocol: str, con
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"place": None}, "[1].place: found nothing, allowed: a string"),
         ({"place": 3}, "[1].place: found 3, allowed: a string"),
         ({"place": ["x"]}, "[1].place: found a list, allowed: a string"),
         ({"plane": 2**31}, "[1].plane: found 2.14748e+09, out of range, allowed: an integer"),
@@ -184,8 +183,17 @@ def test_a_row_that_is_no_object_fails_alone() -> None:
 
 
 def test_an_absent_key_is_named_and_an_absent_feature_is_missing() -> None:
-    assert messages({"plane": 1}) == {0: "place: found nothing, allowed: a string"}
+    assert messages({"plane": 1}) == {0: "[0].place: found nothing, allowed: a string, or null"}
     assert messages({"place": "JFK", "plane": 1, "distance": None}) == {}
+
+
+def test_a_key_that_is_null_is_an_entity_that_nobody_knows() -> None:
+    assert messages([ROW, ROW | {"place": None}, ROW]) == {}
+
+
+def test_a_missing_tensor_of_a_key_fails_every_row() -> None:
+    found = messages({"inputs": [tensor("plane", "INT64", [1, 2])]}, "v2")
+    assert found == dict.fromkeys((0, 1), "inputs.place: found nothing, allowed: a string, or null")
 
 
 def test_where_the_clock_is_the_requests_each_row_needs_its_time() -> None:

@@ -183,13 +183,18 @@ _V2_TYPES = {"Int32": "INT32", "Int64": "INT64", "Float32": "FP32", "Float64": "
 
 
 def request_rows(asked: pd.DataFrame, signature: Signature) -> list[dict[str, Any]]:
-    """What an application would send: a dictionary a row, fields without a value left out."""
+    """What an application would send: a dictionary a row; a join key that is not known is null, other fields without
+    a value are left out."""
     names = [*signature.join_keys, *(column.name for column in signature.request_columns)]
     columns = {name: asked[name].tolist() for name in dict.fromkeys(names)}
     columns[ID] = asked[ID].astype(str).tolist()
     columns[EVENT_TIMESTAMP] = [moment.isoformat() for moment in asked[EVENT_TIMESTAMP]]
     return [
-        {name: value for name, value in zip(columns, values, strict=True) if value is not None and value == value}
+        {
+            name: value if value is not None and value == value else None
+            for name, value in zip(columns, values, strict=True)
+            if name in signature.join_keys or (value is not None and value == value)
+        }
         for values in zip(*columns.values(), strict=True)
     ]
 

@@ -177,22 +177,26 @@ def _from_objects(protocol: Protocol, rows: Any, schema: Schema, maximum_rows: i
         raise _bad(path, describe(rows), "a list of objects, one a row")
     request = Request(protocol, _count(len(rows), maximum_rows, path), {})
     for position, row in enumerate(rows):
-        problem = _object_problem(row, schema)
-        if problem is not None:
-            where = f"instances[{position}]" if protocol == "v1" else f"[{position}]"
-            request.errors[position] = RowError(str(Problem(path=where, found=problem[0], allowed=problem[1])))
+        where = f"instances[{position}]" if protocol == "v1" else f"[{position}]"
+        error = _object_error(row, schema, where)
+        if error is not None:
+            request.errors[position] = error
             rows[position] = {}
     request.columns = {name: [row.get(name) for row in rows] for name in schema.fields}
     return request
 
 
-def _object_problem(row: Any, schema: Schema) -> tuple[str, str] | None:
+def _object_error(row: Any, schema: Schema, where: str) -> RowError | None:
     if type(row) is not dict:
-        return describe(row), f"an object with the fields {schema.listing}"
-    if row.keys() <= schema.names:
-        return None
-    unknown = next(name for name in row if name not in schema.names)
-    return f"an unknown field {describe(unknown)}", schema.listing
+        allowed = f"an object with the fields {schema.listing}"
+        return RowError(str(Problem(path=where, found=describe(row), allowed=allowed)))
+    if not row.keys() <= schema.names:
+        unknown = next(name for name in row if name not in schema.names)
+        found = f"an unknown field {describe(unknown)}"
+        return RowError(str(Problem(path=where, found=found, allowed=schema.listing)))
+    if not schema.required <= row.keys():
+        return schema.absent(row, lambda name: f"{where}.{name}")
+    return None
 
 
 # Open Inference Protocol: one tensor a column
@@ -222,6 +226,9 @@ def _parse_v2(content: Any, tail: memoryview, schema: Schema, maximum_rows: int,
             position += size
     if position != len(tail):
         raise _bad("body", f"{len(tail)} bytes after the JSON", f"{position}, the sum of binary_data_size")
+    error = schema.absent(request.columns, lambda name: f"inputs.{name}")
+    if error is not None:
+        request.errors = dict.fromkeys(range(request.rows), error)
     _read_outputs(content, request)
     return request
 

@@ -6,7 +6,7 @@ its own row alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import NoneType
@@ -73,11 +73,16 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a request row. `bits` bounds integers; a required field may be neither absent nor null."""
+    """One field of a request row.
+
+    A required field must be there; only where it is `nullable` may it be null. A join key may: the entity is unknown,
+    and so are its features, as in the point-in-time join. `bits` bounds integers.
+    """
 
     name: str
     accepts: Accepts
     required: bool = False
+    nullable: bool = True
     bits: int = 64
 
     @property
@@ -109,6 +114,7 @@ class Schema:
     def __init__(self, fields: Sequence[Field]) -> None:
         self.fields = {field.name: field for field in fields}
         self.names = frozenset(self.fields)
+        self.required = frozenset(field.name for field in fields if field.required)
         self.listing = ", ".join(self.fields)
 
     @classmethod
@@ -121,9 +127,18 @@ class Schema:
         fields = [_field(name, dtype, required=True) for name, dtype in signature.join_keys.items()]
         features = [column for column in signature.request_columns if column.name not in signature.join_keys]
         fields += [_field(column.name, column.dtype, required=False) for column in features]
-        fields.append(Field(EVENT_TIMESTAMP, "time", required=clock == "request"))
+        timed = clock == "request"
+        fields.append(Field(EVENT_TIMESTAMP, "time", required=timed, nullable=not timed))
         fields.append(Field(ID, "id"))
         return cls(fields)
+
+    def absent(self, given: Collection[str], place: Callable[[str], str]) -> RowError | None:
+        """What is wrong with a row that carries only the fields `given`, if a required one is not among them."""
+        for name in self.fields:
+            if name in self.required and name not in given:
+                allowed = f"{self.fields[name].allowed}{', or null' if self.fields[name].nullable else ''}"
+                return RowError(str(Problem(path=place(name), found="nothing", allowed=allowed)))
+        return None
 
     def check(self, columns: Mapping[str, list[Any]], rows: int, place: Callable[[int, str], str]) -> Checked:
         """Check the columns of `rows` rows; a column that is absent counts as null.
@@ -167,7 +182,7 @@ def _problems(field: Field, values: list[Any]) -> dict[int, str]:
         for row, value in enumerate(values):
             if value is not None and type(value) not in expected:
                 found[row] = describe(value)
-    if field.required and NoneType in kinds:
+    if not field.nullable and NoneType in kinds:
         found |= {row: "nothing" for row, value in enumerate(values) if value is None}
     if kinds & expected:
         found |= {row: f"{values[row]:g}, out of range" for row in _out_of_range(field, values) if row not in found}

@@ -96,7 +96,7 @@ class ViewLookup:
         self._key_fields = [_key_field(name, signature.join_keys[name]) for name in self.fields]
 
     def keys(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Key]:
-        """The entity key of each row."""
+        """The entity key of each row; None inside where the request knows no entity."""
         return list(zip(*(columns[name] for name in self.fields), strict=True)) if self.fields else [()] * rows
 
     def proto(self, key: Key) -> EntityKey:
@@ -220,14 +220,14 @@ class Lookup:
     def _wanted(self, view: ViewLookup, keys: list[Key], found: LookedUp) -> _Wanted:
         index: dict[Key, int] = {}
         inverse = [index.setdefault(key, len(index)) for key in keys]
-        rows: list[Row | None] = [None] * len(index)
+        rows = [view.absent if None in key else None for key in index]
         cache = self._caches.get(view.name)
         if cache is not None:
             now = time.monotonic()
-            rows = [cache.get(key, now) for key in index]
-            hits = sum(row is not None for row in rows)
+            rows = [cache.get(key, now) if row is None else row for key, row in zip(index, rows, strict=True)]
+            hits = sum(row is not None for row in rows) - sum(None in key for key in index)
             found.cache_hits += hits
-            found.cache_misses += len(rows) - hits
+            found.cache_misses += rows.count(None)
         missing = [key for key, row in zip(index, rows, strict=True) if row is None]
         return _Wanted(view, keys, np.array(inverse, dtype=np.intp), rows, missing)
 
