@@ -27,6 +27,10 @@ SERINUS = Path(sys.executable).with_name("serinus")
 TRAINED_AS_OF = "2013-08-02T12:00:00+00:00"  # labels of July are known: trained on January to June, judged on July
 REPLAYED_UNTIL = "2013-09-02T12:00:00+00:00"
 PORT = "8080"
+EXAMPLE = (
+    "origin=JFK", "dest=LAX", "carrier=DL", "tailnum=N713TW", "distance=2475", "duration=375", "hour=17", "weekday=Mon",
+    "event_timestamp=2013-09-02T12:00:00Z",
+)  # fmt: skip
 
 console = Console(stderr=True, highlight=False)
 
@@ -117,6 +121,9 @@ def main() -> int:
             accept=(0, 1),
         )
         models = serinus("models")
+        if any("challenger" in version["aliases"] for version in models["versions"]):
+            serinus("deploy", "challenger")
+        serinus("predict", *EXAMPLE)
     finally:
         serinus("down")
     figures = _figures(trained, replayed, time.monotonic() - started, memory.stop())

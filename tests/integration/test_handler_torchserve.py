@@ -296,3 +296,49 @@ def test_the_sidecar_ends_when_told_to(running: Running, tmp_path: Path) -> None
     finally:
         process.kill()
         process.wait(10)
+
+
+@pytest.fixture
+def prometheus(running: Running, tmp_path: Path) -> Iterator[str]:
+    """A real Prometheus that scrapes the sidecar every half second; its address."""
+    config = tmp_path / "prometheus.yml"
+    target = f"127.0.0.1:{running.sidecar_port}"
+    config.write_text(
+        "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n"
+        f"scrape_configs: [{{job_name: serinus, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    command = [
+        "prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path}", f"--web.listen-address={address}"
+    ]  # fmt: skip
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        yield f"http://{address}"
+        process.terminate()
+
+
+def value_of(address: str, query: str) -> float | None:
+    try:
+        answer = httpx.get(f"{address}/api/v1/query", params={"query": query}).json()
+    except (httpx.TransportError, ValueError):
+        return None
+    found = answer["data"]["result"] if answer.get("status") == "success" else []
+    return float(found[0]["value"][1]) if found else None
+
+
+@pytest.mark.prometheus
+def test_prometheus_scrapes_what_was_counted(running: Running, prometheus: str) -> None:
+    running.infer(json.loads(toy.infer([toy.row()])))
+    counted = running.metrics()
+    requests = sum(value for key, value in counted.items() if key[0] == "serinus_requests_total")
+    assert requests > 0
+    assert eventually(lambda: value_of(prometheus, "sum(serinus_requests_total)") == requests, timeout=30)
+    quantile = "histogram_quantile(0.99, sum by (le) (serinus_request_duration_seconds_bucket))"
+    assert (value_of(prometheus, quantile) or 0) > 0
+    assert value_of(prometheus, "count(serinus_model_info)") == 1
+
+
+@pytest.mark.prometheus
+def test_promtool_finds_nothing_wrong_with_the_metrics(running: Running) -> None:
+    text = httpx.get(f"http://127.0.0.1:{running.sidecar_port}/metrics").content
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (0, "")

@@ -14,7 +14,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
-    app.command("sidecar")(sidecar)
+    app.command(epilog="Example: serinus sidecar --config .serinus/run/sidecar.json --port 9109")(sidecar)
 
 
 def sidecar(
@@ -26,9 +26,7 @@ def sidecar(
 ) -> None:
     """Expose what the workers of a predictor counted, until it is told to stop.
 
-    `serinus up` and the serving image start it; by hand it helps to look at a predictor's numbers.
-
-    Example:  serinus sidecar --config .serinus/run/sidecar.json --port 9109
+    `serinus up` starts it; by hand it helps to look at a predictor's numbers.
     """
     from serinus.serve.sidecar import open_server
     from serinus.serve.torchserve import read_config

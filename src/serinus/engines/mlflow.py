@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from serinus.core.errors import Conflict, EngineError, IntegrityError, InvalidInput, NotFound, SerinusError
+from serinus.core.errors import Conflict, EngineError, IntegrityError, NotFound, SerinusError
 from serinus.core.version import CHALLENGER, CHAMPION, Lineage, ModelVersion, RunRecord
+from serinus.engines import mlflow_text as text
 from serinus.engines.files import publish, sha256
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would end up in the output of --json
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_DESCRIPTION_LIMIT = 5000  # MLflow's column; a longer text is an error on PostgreSQL
 _BATCH = 100
 _PAGE = 1000
 
@@ -81,8 +80,8 @@ class Registry:
     def keep(self, record: RunRecord) -> str:
         """Keep a run whose model does not become a version, and return the run's id; repeating changes nothing."""
         with self._translated(f"could not look for runs of {record.name}"):
-            experiment = self._experiment(_named(record.name))
-            wanted = f"tags.pipeline_run = '{_quotable(record.lineage.pipeline_run)}' and tags.accepted = 'false'"
+            experiment = self._experiment(text.named(record.name))
+            wanted = f"tags.pipeline_run = '{text.quotable(record.lineage.pipeline_run)}' and tags.accepted = 'false'"
             earlier = self._client.search_runs([experiment], f"{wanted} and attributes.status = 'FINISHED'")
         if earlier:
             return str(earlier[0].info.run_id)
@@ -177,6 +176,7 @@ class Registry:
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             # It logs the stack of every database error that it also raises; ours carries the cause.
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
         return MlflowClient(tracking_uri=self._tracking_uri, registry_uri=self._tracking_uri)
 
     @contextmanager
@@ -190,15 +190,15 @@ class Registry:
             lines = str(error).strip().splitlines()
             reason = lines[0] if lines else type(error).__name__
             raise EngineError(
-                f"{failure}: {reason}", hint=f"registry {_without_password(self._tracking_uri)}"
+                f"{failure}: {reason}", hint=f"registry {text.without_password(self._tracking_uri)}"
             ) from error
 
     def _with_digest(self, name: str, digest: str) -> list[ModelVersion]:
-        found = self._search(name, f"tags.digest = '{_quotable(digest)}'")
+        found = self._search(name, f"tags.digest = '{text.quotable(digest)}'")
         return sorted(found, key=lambda version: version.version)
 
     def _search(self, name: str, condition: str = "") -> list[ModelVersion]:
-        condition = f"name = '{_named(name)}'" + (f" and {condition}" if condition else "")
+        condition = f"name = '{text.named(name)}'" + (f" and {condition}" if condition else "")
         with self._translated("could not read the model registry"):
             entities = list(self._pages(self._client.search_model_versions, filter_string=condition))
         ours = [entity for entity in entities if "digest" in entity.tags]
@@ -212,7 +212,7 @@ class Registry:
 
     def _aliases(self, name: str) -> dict[str, int]:
         with self._translated(f"could not read the aliases of {name}"):
-            found = list(self._models(f"name = '{_named(name)}'"))
+            found = list(self._models(f"name = '{text.named(name)}'"))
         return {alias: int(version) for alias, version in found[0].aliases.items()} if found else {}
 
     def _pages(self, search: Any, **arguments: Any) -> Iterator[Any]:
@@ -229,7 +229,7 @@ class Registry:
         with self._translated(f"could not start a run for {record.name}"):
             tags = _tags(record) | ({"digest": digest} if digest else {})
             name = record.lineage.pipeline_run
-            run = self._client.create_run(self._experiment(_named(record.name)), run_name=name, tags=tags)
+            run = self._client.create_run(self._experiment(text.named(record.name)), run_name=name, tags=tags)
         try:
             with self._translated(f"could not store the run of {record.name}; nothing was registered"):
                 self._fill(run, record)
@@ -248,8 +248,8 @@ class Registry:
         run_id = run.info.run_id
         moment = int(record.lineage.as_of.timestamp() * 1000)
         numbers = (record.metrics | record.details).items()
-        metrics = [Metric(_key(key), value, moment, 0) for key, value in numbers]
-        params = [Param(_key(key), value) for key, value in _flat(record.lineage.parameters)]
+        metrics = [Metric(text.key(key), value, moment, 0) for key, value in numbers]
+        params = [Param(text.key(key), value) for key, value in text.flat(record.lineage.parameters)]
         for start in range(0, max(len(metrics), len(params)), _BATCH):
             chunk = slice(start, start + _BATCH)
             self._client.log_batch(run_id, metrics=metrics[chunk], params=params[chunk])
@@ -274,7 +274,7 @@ class Registry:
             with self._translated(f"could not create a version of {record.name}; nothing was registered"):
                 self._ensure_model(record.name)
                 source = f"{run.info.artifact_uri}/{ARCHIVES}"
-                card = _cut(record.card)
+                card = text.cut(record.card)
                 return _version(
                     self._client.create_model_version(record.name, source, run.info.run_id, tags, description=card)
                 )
@@ -363,37 +363,3 @@ def _require_digest(archive: Path, digest: str) -> None:
     found = sha256(archive)
     if found != digest:
         raise IntegrityError(f"{archive}: expected {digest}, found {found}", hint="package the model again")
-
-
-def _named(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise InvalidInput(f"{name!r} cannot name a model", hint="use letters, digits and inner -, _ or .")
-    return name
-
-
-def _quotable(text: str) -> str:
-    if "'" in text:
-        raise InvalidInput(f"{text!r} may not hold a quote")
-    return text
-
-
-def _key(text: str) -> str:
-    return re.sub(r"[^\w\-. /:]", "_", text)[:250]
-
-
-def _flat(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested parameters as dotted names with text values, which is all that MLflow takes."""
-    for name, value in parameters.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _cut(card: str) -> str:
-    note = "\n\n(cut here; the run's card.md holds all of it)"
-    return card if len(card) <= _DESCRIPTION_LIMIT else card[: _DESCRIPTION_LIMIT - len(note)] + note
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
