@@ -91,7 +91,9 @@ def serinus(*arguments: str, accept: tuple[int, ...] = (0,)) -> dict[str, Any]:
     """Run one command as a user would, its progress on the screen, and return what `--json` printed."""
     command = [str(SERINUS), *arguments, "--json"]
     console.print(f"\n[bold]$ serinus {' '.join(arguments)}[/bold]", soft_wrap=True)
+    started = time.monotonic()
     done = subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, text=True, check=False)
+    console.print(f"[dim]  {time.monotonic() - started:.1f} s[/dim]")
     if done.returncode not in accept:
         raise SystemExit(f"serinus {arguments[0]} ended with exit code {done.returncode}: {done.stdout}")
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -1,0 +1,137 @@
+"""The loop's parts: one at a time, each due time once, failures remembered, an unfinished pass made up for."""
+
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from serinus.control.loop import BackgroundRuns, LoopState, fire, lease, restart_schedule, run_forever, state_path
+from serinus.control.refresh import Refresher
+from serinus.core.errors import Conflict, EngineError
+from serinus.core.platform import Platform
+from serinus.core.spec.training import Limits, Schedule, Triggers
+from tests.support import eventually
+
+START = datetime(2013, 8, 2, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def platform(tmp_path):
+    return Platform.local(tmp_path)
+
+
+@pytest.fixture
+def loaded():
+    spec = SimpleNamespace(triggers=Triggers(schedule=Schedule(cron="0 12 * * *")), limits=Limits())
+    return SimpleNamespace(training=SimpleNamespace(spec=spec))
+
+
+def test_the_first_look_only_notes_where_the_schedule_begins(platform, loaded):
+    runs = []
+    assert fire(loaded, platform, runs.append, START) is None
+    assert fire(loaded, platform, runs.append, START + DAY / 2) is None
+    assert fire(loaded, platform, runs.append, START + DAY).scheduled_for == START + DAY
+    assert fire(loaded, platform, runs.append, START + DAY) is None
+    assert runs == [START + DAY]
+
+
+def test_a_run_that_fails_is_remembered_and_not_repeated(platform, loaded):
+    restart_schedule(platform, START)
+
+    def fail(as_of):
+        assert LoopState.read(state_path(platform)).triggers.handled_until == as_of, "marked before it starts"
+        raise EngineError("no room")
+
+    with pytest.raises(EngineError):
+        fire(loaded, platform, fail, START + DAY)
+    assert LoopState.read(state_path(platform)).last_failure == "no room"
+    assert fire(loaded, platform, pytest.fail, START + DAY) is None
+
+
+def test_a_restarted_schedule_runs_the_same_times_again(platform, loaded):
+    runs = []
+    for _ in range(2):
+        restart_schedule(platform, START)
+        fire(loaded, platform, runs.append, START + DAY)
+    assert runs == [START + DAY] * 2
+
+
+def test_only_one_loop_holds_the_lease(platform):
+    with lease(platform), pytest.raises(Conflict, match="another loop"), lease(platform):
+        pass
+    with lease(platform):
+        pass
+
+
+def test_a_tick_that_fails_does_not_end_the_loop(caplog):
+    stop, ticks = threading.Event(), []
+
+    def tick():
+        ticks.append(len(ticks))
+        if len(ticks) == 1:
+            raise EngineError("store is away")
+        stop.set()
+
+    run_forever(tick, every_seconds=0.001, stop=stop)
+    assert ticks == [0, 1]
+    assert "store is away" in caplog.text
+
+
+@pytest.mark.parametrize(("code", "failure"), [(0, None), (1, None), (6, "the pipeline run ended with exit code 6")])
+def test_runs_in_the_background_end_with_an_answer_or_a_failure(platform, code, failure):
+    restart_schedule(platform, START)
+    runs = BackgroundRuns(lambda as_of: (sys.executable, "-c", f"raise SystemExit({code})"), platform)
+    assert not runs.busy()
+    runs.start(START)
+    assert eventually(lambda: not runs.busy(), timeout=30)
+    assert LoopState.read(state_path(platform)).last_failure == failure
+
+
+def test_ending_the_loop_ends_its_run(platform):
+    runs = BackgroundRuns(lambda as_of: (sys.executable, "-c", "import signal; signal.pause()"), platform)
+    runs.start(START)
+    assert runs.busy()
+    runs.end()
+    assert not runs.busy()
+
+
+class Store:
+    """Stands for a feature store whose writes can be made to fail: a real one cannot be told when to."""
+
+    def __init__(self):
+        self.calls = []
+        self.broken = False
+
+    def materialize(self, until):
+        self.calls.append("fill")
+        return 0
+
+    def sources(self):
+        return ()
+
+    def write_online(self, frames):
+        self.calls.append("write")
+        if self.broken:
+            raise EngineError("gone")
+
+
+def test_after_a_failed_pass_the_online_store_is_filled_as_a_whole(monkeypatch):
+    import serinus.training.ingest as ingestion
+
+    times = iter(START + DAY * step for step in range(1, 99))
+    report = lambda *_: SimpleNamespace(since=START, until=next(times))  # noqa: E731
+    monkeypatch.setattr(ingestion, "ingest", report)
+    store = Store()
+    refresh = Refresher(SimpleNamespace(), store)
+    refresh(START)
+    refresh(START)
+    store.broken = True
+    with pytest.raises(EngineError):
+        refresh(START)
+    store.broken = False
+    refresh(START)
+    refresh(START)
+    assert store.calls == ["fill", "write", "write", "fill", "write"]
