@@ -12,6 +12,8 @@ import serinus.engines.feast_start
 assert "feast" in sys.modules
 assert "torch" not in sys.modules, "torch was imported"
 assert typeguard.typechecked is checked
+import os
+assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 import torch
 assert torch.ones(1).item() == 1
 """

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serinus.control.loop import BackgroundRuns, LoopState, fire, lease, restart_schedule, run_forever, state_path
+from serinus.control.loop import BackgroundRuns, LoopState, begin_schedule, fire, lease, run_forever, state_path
 from serinus.control.refresh import Refresher
 from serinus.core.errors import Conflict, EngineError
 from serinus.core.platform import Platform
@@ -31,31 +31,31 @@ def loaded():
 
 def test_the_first_look_only_notes_where_the_schedule_begins(platform, loaded):
     runs = []
-    assert fire(loaded, platform, runs.append, START) is None
-    assert fire(loaded, platform, runs.append, START + DAY / 2) is None
-    assert fire(loaded, platform, runs.append, START + DAY).scheduled_for == START + DAY
-    assert fire(loaded, platform, runs.append, START + DAY) is None
+    assert fire(loaded, state_path(platform), runs.append, START) is None
+    assert fire(loaded, state_path(platform), runs.append, START + DAY / 2) is None
+    assert fire(loaded, state_path(platform), runs.append, START + DAY).scheduled_for == START + DAY
+    assert fire(loaded, state_path(platform), runs.append, START + DAY) is None
     assert runs == [START + DAY]
 
 
 def test_a_run_that_fails_is_remembered_and_not_repeated(platform, loaded):
-    restart_schedule(platform, START)
+    begin_schedule(state_path(platform), START)
 
     def fail(as_of):
         assert LoopState.read(state_path(platform)).triggers.handled_until == as_of, "marked before it starts"
         raise EngineError("no room")
 
     with pytest.raises(EngineError):
-        fire(loaded, platform, fail, START + DAY)
+        fire(loaded, state_path(platform), fail, START + DAY)
     assert LoopState.read(state_path(platform)).last_failure == "no room"
-    assert fire(loaded, platform, pytest.fail, START + DAY) is None
+    assert fire(loaded, state_path(platform), pytest.fail, START + DAY) is None
 
 
 def test_a_restarted_schedule_runs_the_same_times_again(platform, loaded):
     runs = []
     for _ in range(2):
-        restart_schedule(platform, START)
-        fire(loaded, platform, runs.append, START + DAY)
+        begin_schedule(state_path(platform), START)
+        fire(loaded, state_path(platform), runs.append, START + DAY)
     assert runs == [START + DAY] * 2
 
 
@@ -82,7 +82,7 @@ def test_a_tick_that_fails_does_not_end_the_loop(caplog):
 
 @pytest.mark.parametrize(("code", "failure"), [(0, None), (1, None), (6, "the pipeline run ended with exit code 6")])
 def test_runs_in_the_background_end_with_an_answer_or_a_failure(platform, code, failure):
-    restart_schedule(platform, START)
+    begin_schedule(state_path(platform), START)
     runs = BackgroundRuns(lambda as_of: (sys.executable, "-c", f"raise SystemExit({code})"), platform)
     assert not runs.busy()
     runs.start(START)

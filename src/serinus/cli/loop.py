@@ -24,7 +24,7 @@ def loop(
     import sys
     import threading
 
-    from serinus.control.loop import BackgroundRuns, fire, lease, run_forever
+    from serinus.control.loop import BackgroundRuns, fire, lease, run_forever, state_path
     from serinus.control.refresh import Refresher
     from serinus.core.platform import Platform
     from serinus.engines.feast import FeatureStore
@@ -49,7 +49,7 @@ def loop(
         now = datetime.now(UTC)
         refresh(now)
         if not runs.busy():
-            fire(loaded, platform, runs.start, now)
+            fire(loaded, state_path(platform), runs.start, now)
 
     with lease(platform):
         try:

@@ -48,8 +48,9 @@ class LoopState(BaseModel):
         write_text(path, self.model_dump_json(indent=2))
 
 
-def state_path(platform: Platform) -> Path:
-    return platform.state / "run" / "loop.json"
+def state_path(platform: Platform, replaying: bool = False) -> Path:
+    """Where the loop's state is; a replay, whose time is the data's, has its own."""
+    return platform.state / "run" / ("replay.json" if replaying else "loop.json")
 
 
 @contextmanager
@@ -71,9 +72,9 @@ def lease(platform: Platform) -> Iterator[None]:
         yield
 
 
-def restart_schedule(platform: Platform, now: datetime) -> None:
-    """Let the schedule begin at `now`: nothing before it is due. For a replay, whose time is the data's."""
-    LoopState(triggers=TriggerState(handled_until=now)).write(state_path(platform))
+def begin_schedule(path: Path, now: datetime) -> None:
+    """Let the schedule whose state is at `path` begin at `now`: nothing before it is due."""
+    LoopState(triggers=TriggerState(handled_until=now)).write(path)
 
 
 def run_forever(tick: Callable[[], None], every_seconds: float, stop: threading.Event) -> None:
@@ -120,16 +121,17 @@ class BackgroundRuns:
             self._process.wait()
 
 
-def fire(loaded: LoadedProject, platform: Platform, run: RunPipeline, now: datetime) -> Due | None:
-    """Run the pipeline if a trigger is due at `now`; the first call only notes where the schedule starts.
+def fire(loaded: LoadedProject, path: Path, run: RunPipeline, now: datetime) -> Due | None:
+    """Run the pipeline if a trigger is due at `now`; the first call only notes where the schedule begins.
+
+    What was handled is remembered at `path`.
 
     The trigger is marked as handled before the run starts: a run that kills its process is not started again and
     again. A run that fails is remembered with its message and left to the next trigger.
     """
-    path = state_path(platform)
     state = LoopState.read(path)
     if state is None:
-        restart_schedule(platform, now)
+        begin_schedule(path, now)
         return None
     spec = loaded.training.spec
     found = due(spec.triggers, spec.limits, state.triggers, now)

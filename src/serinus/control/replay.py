@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serinus.control.loop import RunPipeline, fire, lease, restart_schedule
+from serinus.control.loop import RunPipeline, begin_schedule, fire, lease, state_path
 from serinus.control.refresh import fill, known_in
 from serinus.control.traffic import Answer, Client
 from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL_TIMESTAMP
@@ -85,7 +85,7 @@ def replay(world: World, interval: Interval, concurrency: int, progress: Callabl
         Conflict: another loop runs on the same state.
     """
     with lease(world.platform):
-        restart_schedule(world.platform, interval.since)
+        begin_schedule(state_path(world.platform, replaying=True), interval.since)
         fill(world.loaded, world.store, interval.since)
         return asyncio.run(_replay(world, version_signature(world), interval, (concurrency, progress)))
 
@@ -120,7 +120,7 @@ async def _replay(
             await _replay_day(world.store, (client, signature), frames, asked, tally)
             tally.outcomes.append(_became_known(world.loaded.project.labels(day.until), day))
             progress(Interval(since=interval.since, until=day.until))
-            if fire(world.loaded, world.platform, world.run_pipeline, day.until):
+            if fire(world.loaded, state_path(world.platform, replaying=True), world.run_pipeline, day.until):
                 tally.runs += 1
     return Replayed(
         interval=interval,

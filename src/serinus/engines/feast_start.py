@@ -3,15 +3,19 @@
 Feast decorates its classes with typeguard's run-time checks, whose compilation takes 2 CPU-seconds a process, and
 imports torch, where there is one, for training on its on-demand views (1.5 CPU-seconds). Every step of the pipeline,
 `up`, and each worker is a process. Only what Feast sees while it is imported changes; measured in
-docs/decisions/0006-importing-feast.md.
+docs/decisions/0006-importing-feast.md. Feast also points prometheus_client of this process, and of every one started
+from it, to a temporary folder that goes with the first of them to end: that is undone.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @contextmanager
@@ -21,6 +25,7 @@ def quick_import() -> Iterator[None]:
 
     original = typeguard.typechecked
     hide_torch = "torch" not in sys.modules
+    metrics_folder = os.environ.get(_METRICS_FOLDER)
     typeguard.typechecked = _unchecked
     if hide_torch:
         sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` an ImportError
@@ -30,6 +35,8 @@ def quick_import() -> Iterator[None]:
         typeguard.typechecked = original
         if hide_torch:
             del sys.modules["torch"]
+        if metrics_folder is None:
+            os.environ.pop(_METRICS_FOLDER, None)
 
 
 def _unchecked(target: Any = None, **_: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -20,6 +20,7 @@ from serinus.serve.telemetry import MULTIPROCESS_FOLDER
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+PREFIX = "serinus_"
 _LIVE_FILE = re.compile(r"gauge_live[a-z]*_(\d+)\.db")
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -60,8 +61,15 @@ def application(folder: Path) -> _Application:
     from prometheus_client import CollectorRegistry, make_wsgi_app
     from prometheus_client.multiprocess import MultiProcessCollector
 
+    class OwnMetrics(MultiProcessCollector):
+        """Feast counts into the same folder, for a server that is not running here."""
+
+        def collect(self) -> Iterator[Any]:
+            found = super().collect()  # type: ignore[no-untyped-call]
+            return (family for family in found if family.name.startswith(PREFIX))
+
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    OwnMetrics(registry, path=str(folder))  # type: ignore[no-untyped-call]
     metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
