@@ -4,7 +4,8 @@ Feast decorates its classes with typeguard's run-time checks, whose compilation 
 imports torch, where there is one, for training on its on-demand views (1.5 CPU-seconds). Every step of the pipeline,
 `up`, and each worker is a process. Only what Feast sees while it is imported changes; measured in
 docs/decisions/0006-importing-feast.md. Feast also points prometheus_client of this process, and of every one started
-from it, to a temporary folder that goes with the first of them to end: that is undone.
+from it, to a temporary folder that goes with the first of them to end: that is undone, and prometheus_client imported
+before, so that it counts in memory unless a predictor has said where.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_METRICS_FOLDERS = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 
 
 @contextmanager
 def quick_import() -> Iterator[None]:
     """Import Feast inside this; afterwards everything else is as it was."""
+    import prometheus_client  # noqa: F401
     import typeguard
 
     original = typeguard.typechecked
     hide_torch = "torch" not in sys.modules
-    metrics_folder = os.environ.get(_METRICS_FOLDER)
+    folders = {name: os.environ.get(name) for name in _METRICS_FOLDERS}
     typeguard.typechecked = _unchecked
     if hide_torch:
         sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` an ImportError
@@ -35,8 +37,9 @@ def quick_import() -> Iterator[None]:
         typeguard.typechecked = original
         if hide_torch:
             del sys.modules["torch"]
-        if metrics_folder is None:
-            os.environ.pop(_METRICS_FOLDER, None)
+        for name, folder in folders.items():
+            if folder is None:
+                os.environ.pop(name, None)
 
 
 def _unchecked(target: Any = None, **_: Any) -> Any:
