@@ -66,6 +66,4 @@ def test_any_sequence_of_looks_runs_each_time_once_and_never_too_often(minutes, 
             starts.append(now)
             state = TriggerState(handled_until=found.scheduled_for, last_started=now)
     assert handled == sorted(set(handled))
-    assert all(
-        later - earlier >= timedelta(minutes=interval) for earlier, later in pairwise(starts)
-    )
+    assert all(later - earlier >= timedelta(minutes=interval) for earlier, later in pairwise(starts))
