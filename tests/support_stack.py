@@ -20,11 +20,13 @@ import json, os, time
 class Echo:
     def initialize(self, context):
         self.version = json.load(open(os.environ["SERINUS_SERVING"]))["version"]
+        self.asked = 0
 
     def handle(self, data, context):
         answers = []
         for position, row in enumerate(data):
             body = row.get("body")
+            body = None if isinstance(body, (bytes, bytearray)) else body
             if isinstance(body, dict) and body.get("crash"):
                 os._exit(3)
             if isinstance(body, dict) and "seconds" in body:
@@ -33,9 +35,10 @@ class Echo:
             context.set_response_content_type(position, "application/json")
             answers.append(json.dumps({
                 "version": self.version, "pid": os.getpid(), "parent": os.getppid(), "body": body,
-                "protocol": header("x-serinus-protocol"), "request_id": header("x-request-id"),
+                "protocol": header("x-serinus-protocol"), "before": self.asked, "request_id": header("x-request-id"),
                 "temporary": os.environ["TMPDIR"], "metrics": os.environ["PROMETHEUS_MULTIPROC_DIR"],
             }))
+            self.asked += 1
         return answers
 """
 

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serinus.core.times import Interval, utc
+from serinus.engines.prediction_log import join, read_outcomes, read_predictions
+from serinus.engines.prediction_store import PredictionStore
+
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 TRAINED_AS_OF = "2013-02-02T12:00:00+00:00"
 REPLAYED_UNTIL = "2013-02-03T18:00:00+00:00"
@@ -45,6 +49,14 @@ def run(folder, *arguments, expect=0):
     return json.loads(done.stdout)
 
 
+def labelled_log(folder):
+    """How many predictions the log holds, and how many of them have an outcome."""
+    store = PredictionStore(str(folder / ".serinus" / "predictions"))
+    interval = Interval(since=utc(TRAINED_AS_OF), until=utc(REPLAYED_UNTIL))
+    predictions = read_predictions(store, "flights", interval, by="event_timestamp")
+    return predictions.num_rows, join(predictions, read_outcomes(store, "flights")).num_rows
+
+
 @pytest.mark.timeout(600)
 def test_trains_serves_replays_trains_again_and_deploys(project, free_port):
     trained = run(project, "train", "--as-of", TRAINED_AS_OF)
@@ -63,6 +75,8 @@ def test_trains_serves_replays_trains_again_and_deploys(project, free_port):
     assert replayed["features_equal"] > 20 * replayed["rows_replayed"]
     assert replayed["auc_online"] == pytest.approx(replayed["auc_offline"], abs=1e-9)
     assert replayed["pipeline_runs"] >= 1
+    assert (replayed["log_rows"], replayed["log_gap"]) == (replayed["rows_replayed"], 0)
+    assert replayed["outcomes_reported"] > 400
     assert Path(replayed["report"]).exists()
 
     versions = run(project, "models")["versions"]
@@ -74,4 +88,5 @@ def test_trains_serves_replays_trains_again_and_deploys(project, free_port):
 
     down = run(project, "down")
     assert down["was_up"]
+    assert labelled_log(project) == (replayed["rows_replayed"], replayed["rows_labelled"])
     assert run(project, "status", expect=3)["condition"] == "down"

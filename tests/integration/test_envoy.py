@@ -1,130 +1,58 @@
-"""A real Envoy with our configuration, in front of small HTTP servers that stand where TorchServe would be."""
+"""The front door: which paths it opens, what it refuses, and how its configuration is changed while it runs."""
 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from serinus.core.errors import EngineError
+from serinus.core.spec import Traffic
+from serinus.core.spec.traffic import Drain, Limits, Quota, Sticky
 from serinus.engines import envoy_admin
-from serinus.engines.envoy import (
-    BODY_LIMIT,
-    Backend,
-    Door,
-    bootstrap,
-    clusters,
-    command,
-    route_configuration,
-    validation_command,
-)
-from serinus.engines.ports import free_ports
+from serinus.engines.envoy import Door, bootstrap, clusters, command, route_configuration, validation_command
 from tests.support import eventually
+from tests.support_envoy import LOADING, READY, Front, Load, front, new_door, running
 
-READY = json.dumps([{"modelName": "tiny", "workers": [{"status": "UNLOADING"}, {"status": "READY"}]}], indent=2)
-LOADING = json.dumps([{"modelName": "tiny", "workers": [{"status": "UNLOADING"}]}], indent=2)
-
-
-@contextmanager
-def upstream(name: str, port: int, described: str = READY) -> Iterator[None]:
-    """Answers any prediction with what it received; describes its model as TorchServe's management API does."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._answer(described if self.path == "/models/tiny" else json.dumps({"path": self.path}))
-
-        def do_POST(self) -> None:
-            length = len(self.rfile.read(int(self.headers["content-length"])))
-            seen = {"name": name, "path": self.path, "length": length, "headers": dict(self.headers)}
-            self._answer(json.dumps(seen))
-
-        def _answer(self, text: str) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
-            yield
-        finally:
-            server.shutdown()
+BODY_LIMIT = 2 * 1024 * 1024
 
 
-@contextmanager
-def running(door: Door) -> Iterator[httpx.Client]:
-    envoy_admin.write(door)
-    address = f"http://127.0.0.1:{door.port}"
-    with (door.folder / "log").open("wb") as log, subprocess.Popen(command(door), stderr=log) as process:
-        try:
-            eventually(lambda: _listens(address), 20)
-            with httpx.Client(base_url=address) as client:
-                yield client
-        finally:
-            process.terminate()
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Version 1 has all requests, version 2 is up and waits."""
+    door = new_door(tmp_path_factory.mktemp("both"), Traffic(maximum_body=BODY_LIMIT))
+    with front(door) as found:
+        yield found
 
 
-def _listens(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/v2").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture
-def door(tmp_path: Path) -> Door:
-    front, sidecar, old, old_management, new, new_management = free_ports(6)
-    return Door(
-        model="tiny",
-        port=front,
-        admin=tmp_path / "admin.sock",
-        folder=tmp_path / "envoy",
-        sidecar_port=sidecar,
-        timeout=timedelta(seconds=5),
-        backends=(
-            Backend(version=1, port=old, management_port=old_management, weight=100, metadata={"platform": "old"}),
-            Backend(version=2, port=new, management_port=new_management, weight=0, metadata={"platform": "new"}),
+@pytest.mark.parametrize(
+    ("traffic", "canary", "shadow"),
+    [
+        (Traffic(), 0, 0),
+        (Traffic(fallback=False, version_header=None, deadline_header=None), 25, 0),
+        (
+            Traffic(
+                sticky=Sticky(header="x-user-id"),
+                quota=Quota(requests=10, per=timedelta(minutes=1)),
+                limits=Limits(connections=8, requests=16, waiting=4),
+                drain=Drain(notice=timedelta(0)),
+            ),
+            0.05,
+            0,
         ),
-        revision=1,
-    )
-
-
-@pytest.fixture
-def both(door: Door) -> Iterator[httpx.Client]:
-    """Envoy, version 1 (ready), version 2 (still loading), and the sidecar."""
-    with ExitStack() as stack:
-        for backend, described in zip(door.backends, (READY, LOADING), strict=True):
-            stack.enter_context(upstream(str(backend.version), backend.port))
-            stack.enter_context(upstream(str(backend.version), backend.management_port, described))
-        stack.enter_context(upstream("sidecar", door.sidecar_port))
-        yield stack.enter_context(running(door))
-
-
-def weighted(door: Door, old: int, new: int) -> Door:
-    first, second = door.backends
-    backends = (first.model_copy(update={"weight": old}), second.model_copy(update={"weight": new}))
-    return door.model_copy(update={"backends": backends, "revision": door.revision + 1})
-
-
-def test_envoy_accepts_the_configuration(door: Door, tmp_path: Path) -> None:
+        (Traffic(), 0, 12.5),
+    ],
+)
+def test_envoy_accepts_the_configuration(traffic: Traffic, canary: float, shadow: float, tmp_path: Path) -> None:
     """The dynamic parts are put where `--mode validate` reads them: into the static configuration."""
+    door = new_door(tmp_path, traffic, canary, shadow)
     whole = bootstrap(door)
     untyped = [{key: value for key, value in each.items() if key != "@type"} for each in clusters(door)["resources"]]
     whole["static_resources"]["clusters"] += untyped
@@ -136,23 +64,25 @@ def test_envoy_accepts_the_configuration(door: Door, tmp_path: Path) -> None:
         path.write_text(json.dumps(content))
         envoy_admin.write(door)  # the watched folders must exist
         done = subprocess.run(validation_command(path), capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stderr) == (0, ""), "no error, and nothing deprecated"
 
 
-def test_protocols_paths_and_limits(both: httpx.Client) -> None:
-    for path, protocol in (
-        ("/v2/models/tiny/infer", "v2"),
-        ("/v1/models/tiny:predict", "v1"),
-        ("/predictions/tiny", "plain"),
-    ):
-        answer = both.post(path, json={}, headers={"X-Serinus-Protocol": "forged"})
+def test_each_protocol_reaches_the_handler_under_its_name(both: Front) -> None:
+    paths = {
+        "/v2/models/tiny/infer": "v2",
+        "/v1/models/tiny:predict": "v1",
+        "/predictions/tiny": "plain",
+        "/v2/models/tiny/versions/1/infer": "v2",
+    }
+    for path, protocol in paths.items():
+        answer = both.client.post(path, json={}, headers={"X-Serinus-Protocol": "forged"})
         seen = answer.json()
         assert (seen["name"], seen["path"]) == ("1", "/predictions/tiny")
-        headers = {name.lower(): value for name, value in seen["headers"].items()}
-        assert headers["x-serinus-protocol"] == protocol
-        assert headers["x-request-id"] == answer.headers["x-request-id"], "one id, for the handler and the client"
-    assert both.post("/predictions/tiny", json={}, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+        assert seen["headers"]["x-serinus-protocol"] == protocol
+    assert both.client.post("/v2/models/tiny/versions/2/infer", json={}).json()["name"] == "2"
 
+
+def test_only_listed_paths_are_open(both: Front) -> None:
     for method, path, status in (
         ("GET", "/models/tiny", 404),
         ("GET", "/models", 404),
@@ -161,84 +91,157 @@ def test_protocols_paths_and_limits(both: httpx.Client) -> None:
         ("GET", "/predictions/tiny/..%2f..%2fmodels", 400),
         ("DELETE", "/v2/models/tiny", 405),
         ("GET", "/v2/models/tiny/infer", 405),
+        ("POST", "/v2/models/tiny/versions/9/infer", 404),
     ):
-        answer = both.request(method, path)
+        answer = both.client.request(method, path)
         assert answer.status_code == status, path
         if status != 400:
             assert set(answer.json()) == {"error"}
+    assert both.client.get("/metrics").json()["name"] == "sidecar"
+    assert both.client.get("/v2/models/tiny").json() == {"name": "tiny", "versions": ["1"], "platform": "old"}
+    assert both.client.get("/v2/models/tiny/versions/2").json()["platform"] == "new"
 
-    assert both.post("/predictions/tiny", content=b"x" * BODY_LIMIT).json()["length"] == BODY_LIMIT
-    refused = both.post("/predictions/tiny", content=b"x" * (BODY_LIMIT + 1))
+
+def test_bodies_and_headers_are_bounded(both: Front) -> None:
+    assert both.client.post("/predictions/tiny", content=b"x" * BODY_LIMIT).json()["length"] == BODY_LIMIT
+    refused = both.client.post("/predictions/tiny", content=b"x" * (BODY_LIMIT + 1))
     assert refused.status_code == 413
     assert str(BODY_LIMIT) in refused.json()["error"]
-
-    assert both.get("/metrics").json() == {"path": "/metrics"}
-    assert both.get("/v2/models/tiny").json() == {"name": "tiny", "versions": ["1"], "platform": "old"}
-
-
-def test_readiness_is_that_of_the_workers(both: httpx.Client, door: Door) -> None:
-    for path in ("/v2/health/ready", "/v2/models/tiny/ready", "/v1/models/tiny"):
-        answer = both.get(path)
-        assert (answer.status_code, answer.json()) == (200, {"ready": True})
-    changed = weighted(door, 0, 100)
-    envoy_admin.write_routes(changed)
-    envoy_admin.await_routes(changed, 10)
-    eventually(lambda: both.get("/v2/health/ready").status_code == 503)
-    assert both.get("/v2/health/ready").json() == {"ready": False}
+    assert both.ask(x_large="x" * 40_000).status_code == 431
+    many = {f"x-many-{number}": "y" for number in range(150)}
+    assert both.client.post("/predictions/tiny", json={}, headers=many).status_code == 431
+    assert both.client.post("/predictions/tiny", json={}, headers={"x_under": "y"}).status_code == 400
+    assert both.ask().status_code == 200
 
 
-def test_a_version_that_is_gone_is_an_error_in_json(door: Door) -> None:
-    with running(door) as client:
+def test_a_body_of_100_mb_is_refused_while_others_are_answered(both: Front) -> None:
+    def flood() -> int:
+        def chunks() -> Iterator[bytes]:
+            for _ in range(100):
+                yield b"x" * 1_000_000
+
+        with httpx.Client(base_url=both.client.base_url, timeout=20) as client:
+            try:
+                return client.post("/predictions/tiny", content=chunks()).status_code
+            except httpx.TransportError:
+                return 413  # refused while it still wrote
+
+    with Load(str(both.client.base_url), clients=2) as load, ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: flood(), range(4))) == {413}
+        load.wait_for(50)
+    assert load.failed == {}
+
+
+def test_slow_clients_are_sent_away_and_cost_nobody_else_anything(both: Front) -> None:
+    address = ("127.0.0.1", both.door.port)
+    asked = len(both.upstreams[1].received)
+    slow = [socket.create_connection(address, timeout=20) for _ in range(50)]
+    for connection in slow:
+        connection.sendall(b"POST /predictions/tiny HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\nx-a: ")
+    with Load(str(both.client.base_url), clients=2) as load:
+        load.wait_for(200)
+        first = [connection.recv(4096) for connection in slow]  # within the time limit of the socket
+    assert load.failed == {}
+    assert all(answer.startswith(b"HTTP/1.1 408") for answer in first)
+    for connection in slow:
+        connection.close()
+    assert len(both.upstreams[1].received) - asked == load.total, "no version saw any of it"
+
+
+def test_readiness_is_that_of_the_stable_versions_workers(both: Front) -> None:
+    paths = ("/v2/health/ready", "/v2/models/tiny/ready", "/v1/models/tiny", "/v2/models/tiny/versions/1/ready")
+    for path in paths:
+        answer = both.client.get(path)
+        assert (answer.status_code, answer.json()["ready"]) == (200, True)
+    both.management[1].described = LOADING
+    try:
+        for path in paths:
+            answer = both.client.get(path)
+            assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert both.client.get("/v2/models/tiny/versions/2/ready").status_code == 200
+    finally:
+        both.management[1].described = READY
+
+
+def test_request_ids_and_traces_are_made_once_and_passed_on_unchanged(both: Front) -> None:
+    answer = both.ask()
+    headers = answer.json()["headers"]
+    assert headers["x-request-id"] == answer.headers["x-request-id"], "one id, for the handler and the client"
+    version, trace, span, flags = headers["traceparent"].split("-")
+    assert trace == headers["x-request-id"].replace("-", "")
+    assert (version, len(bytes.fromhex(span)), flags) == ("00", 8, "00")
+
+    given = {
+        "x-request-id": "6f2f6b1c-0000-1000-8000-0123456789ab",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": "vendor=opaque",
+    }
+    answer = both.client.post("/predictions/tiny", json={}, headers=given)
+    assert given.items() <= answer.json()["headers"].items()
+    assert answer.headers["x-request-id"] == given["x-request-id"]
+    odd = both.ask(x_request_id="mine").json()["headers"]
+    assert odd["x-request-id"] == "mine"
+    assert "traceparent" not in odd, "no trace can be made of such an id"
+
+
+def test_a_client_cannot_steer_envoy_or_the_handler(both: Front) -> None:
+    forged = {
+        "x-envoy-upstream-rq-timeout-ms": "0",
+        "x-envoy-max-retries": "100",
+        "x-serinus-shadow": "true",
+    }
+    headers = both.client.post("/predictions/tiny", json={}, headers=forged).json()["headers"]
+    assert headers["x-envoy-expected-rq-timeout-ms"] == "6000"
+    assert set(forged) & set(headers) == set()
+
+
+def test_a_version_that_is_gone_is_an_error_in_json(tmp_path: Path) -> None:
+    with running(new_door(tmp_path)) as (client, _):
         answer = client.post("/predictions/tiny", json={})
         assert answer.status_code == 503
         assert "error" in answer.json()
         assert client.get("/v2/health/ready").status_code == 503
 
 
-def test_weights_change_while_requests_are_under_way(both: httpx.Client, door: Door) -> None:
-    found: Counter[tuple[int, str]] = Counter()
-    stop = threading.Event()
-
-    def load() -> None:
-        with httpx.Client(base_url=both.base_url) as client:
-            while not stop.is_set():
-                answer = client.post("/predictions/tiny", json={})
-                found[answer.status_code, answer.json().get("name", "")] += 1
-
-    threads = [threading.Thread(target=load) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        for old, new in ((50, 50), (0, 100), (100, 0), (0, 100)) * 3:
-            door = weighted(door, old, new)
-            envoy_admin.write_routes(door)
-            envoy_admin.await_routes(door, 10)
-            before = found.total()
-            eventually(lambda seen=before: found.total() > seen + 20)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert {status for status, _ in found} == {200}
-    assert found[200, "1"] > 0 < found[200, "2"]
-    eventually(lambda: both.post("/predictions/tiny", json={}).json()["name"] == "2")
-    assert envoy_admin.requests_under_way(door, 2) == 0
+def test_broken_files_change_nothing_and_a_good_one_is_taken_over(tmp_path: Path) -> None:
+    with front(new_door(tmp_path, canary=50)) as found:
+        door = found.door
+        refused = door.model_copy(update={"revision": 2, "timeout": timedelta(seconds=-10)})
+        with Load(str(found.client.base_url)) as load:
+            envoy_admin.write_routes(refused)
+            with pytest.raises(EngineError, match="refused"):
+                envoy_admin.await_routes(refused, 2)
+            good = door.routes_file.read_text()
+            for file in (door.routes_file, door.clusters_file):
+                for broken in (good[: len(good) // 2], "", "\0" * 100, '{"resources": [{"@ty'):
+                    file.write_text(broken)  # in place: half-written
+                    part = file.with_suffix(".part")
+                    part.write_text(broken)
+                    part.replace(file)  # as a whole: Envoy reads it
+                    load.wait_for(50)
+                file.unlink()
+                load.wait_for(50)
+            found.weights(0)
+            load.wait_for(200)
+            before = load.of(2)
+            load.wait_for(100)
+        assert load.failed == {}
+        assert load.of(2) - before <= 4, "what was under way when the weight changed"
+        assert load.total > 700
 
 
-def test_broken_routes_change_nothing_and_are_reported(both: httpx.Client, door: Door) -> None:
-    unknown = door.backends[0].model_copy(update={"version": 7})
-    changed = door.model_copy(update={"backends": (unknown,), "revision": 2, "timeout": timedelta(seconds=-10)})
-    envoy_admin.write_routes(changed)
-    with pytest.raises(EngineError, match="refused"):
-        envoy_admin.await_routes(changed, 2)
-    assert both.post("/predictions/tiny", json={}).json()["name"] == "1"
-    door.routes_file.write_text('{"resources": [{"@ty')
-    assert both.post("/predictions/tiny", json={}).json()["name"] == "1"
+def test_a_restarted_envoy_finds_its_weights(tmp_path: Path) -> None:
+    with front(new_door(tmp_path)) as found:
+        found.weights(100)
+        found.process.kill()
+        found.process.wait()
+        with running(found.door) as (client, _):
+            eventually(lambda: client.post("/predictions/tiny", json={}).json()["name"] == "2")
 
 
-def test_two_envoys_never_share_a_port(both: httpx.Client, door: Door, tmp_path: Path) -> None:
-    other = door.model_copy(update={"folder": tmp_path / "second", "admin": tmp_path / "second.sock"})
+def test_two_envoys_never_share_a_port(both: Front, tmp_path: Path) -> None:
+    other: Door = both.door.model_copy(update={"folder": tmp_path / "second", "admin": tmp_path / "second.sock"})
     envoy_admin.write(other)
     done = subprocess.run(command(other), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
-    assert both.get("/v2").status_code == 200
+    assert both.ask().status_code == 200

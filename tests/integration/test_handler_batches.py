@@ -120,7 +120,10 @@ def test_the_model_sees_what_the_signature_makes_of_the_values(served: Served, p
     from serinus.engines.exported import load_exported
 
     status, content = ask(
-        predictor, Raw({"host": "h"}, toy.infer([toy.row(), toy.row(origin="LGA", carrier="B6")], "served_features"))
+        predictor,
+        Raw(
+            {"host": "h"}, toy.infer([toy.row(), toy.row(origin="LGA", carrier="B6")], "probability", "served_features")
+        ),
     )
     assert status == 200
     outputs = {output["name"]: output["data"] for output in content["outputs"]}

@@ -112,7 +112,7 @@ def test_up_serves_is_harmless_twice_and_down_ends_it_all(tmp_path: Path) -> Non
 
         with site(tmp_path / "other") as other:
             other.options = here.options
-            with pytest.raises(Conflict, match=rf"port {here.options.port} is taken by envoy \(pid {pids['envoy']}\)"):
+            with pytest.raises(Conflict, match=rf"port {here.options.port} is taken by envoy \(pid [0-9]+\)"):
                 other.up(other.shelf.version(1))
             assert other.run.read() is None
 

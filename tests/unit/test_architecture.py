@@ -19,8 +19,8 @@ CORE_MAY_IMPORT = {"numpy", "pydantic", "pydantic_core", "croniter", "serinus"}
 # What core may name in annotations, under TYPE_CHECKING, but never needs at run time.
 CORE_MAY_NAME = {"pandas", "torch"}
 CORE_MAY_NOT_USE = {"os", "random", "secrets", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
-# Engines' helpers that are no engine: files, processes, ports, waiting.
-SHARED = {"files", "ports", "processes", "waiting"}
+# Engines' helpers that are no engine: files, processes, ports, sockets, waiting.
+SHARED = {"files", "ports", "processes", "sockets", "waiting"}
 # Modules of one engine, PyTorch's exported programs. Others say it by their name, as kfp and kfp_cache do.
 ONE_ENGINE = {"exported", "graph", "pt2"}
 

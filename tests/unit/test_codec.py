@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import math
@@ -44,7 +43,7 @@ def read(content: Any, protocol: str = "v2", **headers: str) -> Request:
 
 
 def check(request: Request, schema: Schema = SCHEMA) -> Checked:
-    return schema.check(request.columns, request.rows, request.place)
+    return schema.check(request.by_column(schema.fields), request.rows, request.place)
 
 
 def messages(content: Any, protocol: str = "plain") -> dict[int, str]:
@@ -82,7 +81,6 @@ def test_the_same_rows_are_read_from_every_protocol() -> None:
         ({"host": "h"}, {"instances": [ROW]}, "v1"),
         ({"host": "h"}, ROW, "plain"),
         ({"host": "h", "url_path": ""}, {"instances": 1}, "plain"),
-        ({}, {"inputs": [tensor("hour", "INT64", [1])]}, "v2"),
     ],
 )
 def test_the_protocol_is_what_the_front_says_or_else_what_the_body_looks_like(
@@ -93,7 +91,8 @@ def test_the_protocol_is_what_the_front_says_or_else_what_the_body_looks_like(
 
 def test_an_unreadable_body_is_answered_in_the_declared_protocol() -> None:
     assert protocol_of({"x-serinus-protocol": "v1"}) == "v1"
-    assert protocol_of({}) == "v2"
+    assert protocol_of({"x-serinus-protocol": "grpc/ModelInfer"}) == "grpc"
+    assert protocol_of({}) == "torchserve"
     assert protocol_of({"host": "h"}) == "plain"
 
 
@@ -140,7 +139,7 @@ def test_an_unreadable_body_is_answered_in_the_declared_protocol() -> None:
         (
             "v2",
             {"inputs": [tensor("hour", "INT64", [1])], "outputs": [{"name": "x"}]},
-            "outputs[0].name: found 'x', allowed: probability, prediction_id, served_features",
+            "outputs[0].name: found 'x', allowed: probability, prediction_id, served_features, error, stale",
         ),
     ],
 )
@@ -185,6 +184,15 @@ def test_a_row_that_is_no_object_fails_alone() -> None:
 def test_an_absent_key_is_named_and_an_absent_feature_is_missing() -> None:
     assert messages({"plane": 1}) == {0: "[0].place: found nothing, allowed: a string, or null"}
     assert messages({"place": "JFK", "plane": 1, "distance": None}) == {}
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    request = read([ROW | {"plane": 7.0, "hour": 3.0, "id": 5.0}, ROW | {"plane": 1e300}, ROW | {"id": 1e30}], "plain")
+    checked = check(request)
+    assert (checked.columns["plane"][0], checked.columns["id"][0]) == (7, 5)
+    assert type(checked.columns["plane"][0]) is int
+    assert checked.errors[1].message.startswith("[1].plane: found 1e+300, allowed: an integer")
+    assert checked.errors[2].message.startswith("[2].id: found 1e+30")
 
 
 def test_a_key_that_is_null_is_an_entity_that_nobody_knows() -> None:
@@ -274,13 +282,17 @@ def test_binary_tensors_must_use_up_the_body() -> None:
         read(body, **headers)
 
 
-def test_grpc_strings_arrive_in_base64_and_raw_contents_not_at_all() -> None:
-    place = tensor("place", "BYTES", [base64.b64encode(b"JFK").decode()])
-    request = parse({}, json.dumps({"id": "", "inputs": [place]}).encode(), SCHEMA, 4)
-    assert request.rpc
-    assert request.columns["place"] == ["JFK"]
-    with pytest.raises(InvalidInput, match="TorchServe drops raw_input_contents"):
-        parse({}, json.dumps({"inputs": [tensor("hour", "INT64", [], [1])]}).encode(), SCHEMA, 4)
+def test_a_compressed_body_is_refused_by_its_name() -> None:
+    with pytest.raises(InvalidInput, match="header content-encoding: found 'gzip', allowed: none"):
+        read(b"\x1f\x8b\x08", **{"content-encoding": "gzip"})
+
+
+def test_torchserves_own_grpc_service_is_not_served() -> None:
+    with pytest.raises(InvalidInput, match=r"inference\.GRPCInferenceService"):
+        parse({}, json.dumps({"inputs": [tensor("hour", "INT64", [1])]}).encode(), SCHEMA, 4)
+    content = body(WRITER.failure("torchserve", 400, "by the front door"))
+    assert (content["model_name"], content["model_version"], content["id"]) == ("toy", "3", "")
+    assert content["outputs"][0]["data"] == ["by the front door"]
 
 
 @given(st.binary(max_size=200), st.sampled_from(["v1", "v2", "plain"]), st.none() | st.integers(0, 250))
@@ -369,10 +381,22 @@ def test_v2_answers_say_which_views_were_stale() -> None:
 
 
 def test_served_features_come_when_asked_for() -> None:
-    request = Request("v2", 2, {}, served_features=True)
+    request = read({"inputs": [tensor("hour", "INT64", [1, 2])], "outputs": [{"name": "served_features"}]})
+    assert request.served_features
     content = body(WRITER.write(request, results(0.5, math.nan, errors=FAILED, served=[{"a": None}, {}])))
     served = next(output for output in content["outputs"] if output["name"] == "served_features")
     assert served["data"] == ['{"a":null}', None]
+    assert [output["name"] for output in content["outputs"]] == ["served_features", "error"], "and no more"
+
+
+def test_only_the_outputs_that_were_asked_for_come_back() -> None:
+    request = Request("v2", 1, {}, outputs=frozenset({"stale", "probability", "error"}))
+    content = body(WRITER.write(request, results(0.5)))
+    assert [(output["name"], output["data"]) for output in content["outputs"]] == [
+        ("probability", [0.5]),
+        ("error", [None]),
+        ("stale", [None]),
+    ]
 
 
 def test_binary_outputs_follow_the_json() -> None:
@@ -415,18 +439,3 @@ def test_many_errors_are_summed_up() -> None:
     errors = {row: RowError(f"reason {row}") for row in range(9)}
     answer = WRITER.write(Request("v1", 9, {}), results(*[math.nan] * 9, errors=errors))
     assert body(answer)["error"].endswith("reason 4; and 4 more")
-
-
-def test_grpc_answers_are_whole_and_without_null() -> None:
-    answers = [
-        WRITER.write(Request("v2", 2, {}, id="", rpc=True), results(0.25, math.nan, errors=FAILED)),
-        WRITER.write(Request("v2", 1, {}, rpc=True), results(math.nan, errors={0: RowError("bad")})),
-        WRITER.failure("v2", 400, "bad", rpc=True),
-    ]
-    for answer in answers:
-        content = body(answer)
-        assert isinstance(content["id"], str)
-        assert content["model_name"] == "toy"
-        assert content["model_version"] == "3"
-        assert all(value is not None for output in content["outputs"] for value in output["data"])
-    assert body(answers[0])["outputs"][0]["data"] == [0.25, "NaN"]

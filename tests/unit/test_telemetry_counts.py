@@ -172,6 +172,10 @@ def test_the_number_of_series_is_bounded(counted: tuple[Telemetry, CollectorRegi
     for reason in ("absent", "early", "unavailable"):
         counts.missing("view", reason, 1)
     counts.stale("view", 1)
+    for name in ("rows", "appended_rows", "appended_bytes", "segments"):
+        counts.count(f"serinus_log_{name}_total", 1)
+    for reason in ("sampled", "queue_full", "disk_full", "disk_error", "invalid"):
+        counts.count("serinus_log_dropped_rows_total", 1, reason)
     samples = [
         sample for family in registry.collect() for sample in family.samples if not sample.name.endswith("_created")
     ]

@@ -120,6 +120,8 @@ def _show(summary: ReplaySummary, parity: Parity, page: Path) -> None:
     table.add_row("ROC AUC online / offline", f"{summary.auc_online:.4f} / {summary.auc_offline:.4f}")
     table.add_row("log loss online / offline", f"{summary.log_loss_online:.4f} / {summary.log_loss_offline:.4f}")
     table.add_row("latency p50 / p99", f"{summary.latency_p50_ms:.1f} ms / {summary.latency_p99_ms:.1f} ms")
+    if summary.log_rows is not None:
+        table.add_row("rows in the prediction log / missing", f"{summary.log_rows:,} / {summary.log_gap:,}")
     table.add_row("requests per second", f"{summary.requests_per_second:,.0f}")
     console.print(table)
     for column in parity.columns:

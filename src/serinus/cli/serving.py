@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from serinus.control.deploy import Deployed
     from serinus.control.instance import Serving
     from serinus.control.stack import Options
     from serinus.control.state import StackState
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: serinus up -f examples/flights/serinus.yaml --port 8080")(up)
     app.command(epilog="Example: serinus down")(down)
     app.command(epilog="Example: serinus status --json")(status)
-    app.command(epilog="Example: serinus deploy 4 --promote")(deploy)
+    app.command(epilog="Example: serinus deploy 4 --weight 10")(deploy)
     app.command(epilog="Example: serinus predict origin=JFK carrier=B6 distance=1069")(predict)
 
 
@@ -49,7 +50,8 @@ def up(
     wait: Wait = 120,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the spec's model: TorchServe behind Envoy, supervised. Repeating it is harmless.
+    """Serve the spec's model, and its canary if it has one: TorchServe behind Envoy, supervised. Repeating it is
+    harmless.
 
     Exit codes: 3 no such version, 4 the port is taken or another version is up, 5 the archive is damaged, 6 the model
     did not get ready.
@@ -65,10 +67,11 @@ def up(
 
         serving = replace(serving, as_of=utc(as_of))
     chosen = _version(registry, serving, version)
+    canary = _canary(registry, serving, chosen)
     if not stack.is_up(serving.platform):
         typer.echo("  put features online", err=True)
         _fill(file, serving)
-    done = stack.up(serving, chosen, registry.fetch, _options(wait, port))
+    done = stack.up(serving, chosen, registry.fetch, _options(wait, port), canary)
     if as_json:
         _json(asdict(done))
     else:
@@ -107,28 +110,44 @@ def status(file: File = _SPEC, as_json: AsJson = False) -> None:
 def deploy(
     version: Annotated[str, typer.Argument(help="Version, or the alias champion or challenger.")],
     file: File = _SPEC,
+    weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Percent of the requests, beside the stable version.", show_default="all"),
+    ] = None,
+    shadow: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Percent of the requests to copy to it; nobody sees its answers."),
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Also make it the champion in the registry.")] = False,
     wait: Wait = 120,
     as_json: AsJson = False,
 ) -> None:
     """Put another version in front without a failed request; the old one goes on if the new one cannot be loaded.
 
-    Exit codes: 3 nothing is up or no such version, 5 the archive is damaged, 6 the version did not get ready.
+    With a weight or a shadow it is put beside the stable version, as its canary; repeat with another weight to change
+    it, without one to give it all requests. The stable version's number ends the canary.
+
+    Exit codes: 2 the share makes no sense, 3 nothing is up or no such version, 4 the front door's limits have changed,
+    5 the archive is damaged, 6 the version did not get ready.
     """
     from dataclasses import asdict
 
     from serinus.control import deploy as control
+    from serinus.core.errors import InvalidInput
 
+    share = None if weight is None and shadow is None else control.Share(weight or 0, shadow or 0)
+    if share and promote:
+        raise InvalidInput("--promote is for a version that gets all requests, not for one with a share of them")
     serving, registry = _serving(file)
     chosen = _version(registry, serving, version)
-    done = control.deploy(serving, chosen, registry.fetch, _options(wait))
+    done = control.deploy(serving, chosen, registry.fetch, _options(wait), share)
     if promote:
         registry.promote(chosen.name, chosen.version)
     if as_json:
-        _json({**asdict(done), "promoted": promote})
+        canary = done.canary.model_dump(mode="json") if done.canary else None
+        _json({**asdict(done), "canary": canary, "promoted": promote})
     else:
-        what = f"replaced version {done.previous} in {done.seconds:.1f} s" if done.changed else "was in front already"
-        _say(f"{done.model} version {done.version} {what}{', and is the champion' if promote else ''}")
+        _say(_deployed(done) + (", and is the champion" if promote else ""))
 
 
 def predict(
@@ -155,6 +174,30 @@ def predict(
         _table(answers)
     if any(answer.get("error") for answer in answers):
         raise typer.Exit(1)
+
+
+def _deployed(done: Deployed) -> str:
+    name, took = f"{done.model} version {done.version}", f"after {done.seconds:.1f} s"
+    if not done.changed:
+        return f"{name} was so already"
+    if done.canary is not None:
+        share = f"a copy of {done.canary.shadow:g} %" if done.canary.shadow else f"{done.canary.weight:g} %"
+        return f"{name} gets {share} of the requests {took}, version {done.stable} answers the others"
+    if done.previous == done.version:
+        return f"{name} gets all requests again {took}"
+    return f"{name} replaced version {done.previous} {took}"
+
+
+def _canary(registry: Registry, serving: Serving, stable: ModelVersion) -> ModelVersion | None:
+    """The spec's canary. An alias may name the version that is stable by now: then there is none."""
+    wanted = serving.deployment.traffic.canary
+    if wanted is None:
+        return None
+    found = registry.get(serving.deployment.model.name, wanted.version)
+    if found.version == stable.version:
+        typer.echo(f"  {wanted.version} is version {found.version}, which is stable: there is no canary", err=True)
+        return None
+    return found
 
 
 def _serving(file: Path) -> tuple[Serving, Registry]:
@@ -245,6 +288,13 @@ def _show(found: Status) -> None:
     _say(f"{found.model} version {found.version} is {found.condition} at {found.address}{replay}")
     for problem in found.problems:
         _say(f"  {problem}")
+    versions = Table("version", "role", "weight", "shadow", "requests", "ready")
+    for version in found.versions:
+        shares = (f"{version.weight:g} %", f"{version.shadow:g} %")
+        role = version.role or "being started or drained"
+        sent = "unknown" if version.requests is None else str(version.requests)
+        versions.add_row(str(version.version), role, *shares, sent, "yes" if version.ready else "no")
+    Console().print(versions)
     table = Table("process", "state", "pid", "memory", "detail")
     for each in found.programs:
         table.add_row(each.name, each.state.lower(), str(each.pid), f"{each.memory / 2**20:.0f} MiB", each.detail)

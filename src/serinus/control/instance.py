@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from serinus.control.state import RunFolder, StackState
+from serinus.core import inference
 from serinus.core.errors import EngineError
 from serinus.core.platform import Platform
-from serinus.core.serving import ServingConfig
+from serinus.core.serving import MAXIMUM_ROWS, ServingConfig
 from serinus.core.signature import Signature
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
-from serinus.engines import envoy, torchserve
+from serinus.engines import envoy, envoy_admin, torchserve
 from serinus.engines.archive import MANIFEST, SIGNATURE, read_archive
-from serinus.engines.envoy import Backend
+from serinus.engines.envoy import PROTOCOL_HEADER, Backend, Door
 from serinus.engines.files import write_text
 from serinus.engines.ports import free_ports
 from serinus.engines.supervisor import Program, ProgramState
 from serinus.engines.torchserve import Instance
 from serinus.engines.waiting import wait_until
+from serinus.serve import openapi, rpc
+from serinus.serve.drain import Drain
 from serinus.serve.entry import Launch
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,11 @@ Fetch = Callable[[ModelVersion, Path], Path]
 """Brings a version's archive into a folder, its digest verified: the registry's `fetch`."""
 
 _LOG_LINES = 20
+# The handler has run its model when it loaded it; these take the way that requests take. It counts and logs none of
+# them, as they only ask whether it lives.
+_WARM_UP_ROUNDS = 50
+_UNCOUNTED = {PROTOCOL_HEADER: f"{rpc.PREFIX}ServerLive", "content-type": rpc.CONTENT_TYPE}
+_EMPTY_MESSAGE = bytes(5)
 _SERINUS = (sys.executable, "-P", "-m", "serinus")
 
 
@@ -68,8 +77,19 @@ def program(folder: RunFolder, version: int) -> Program:
     return Program(name, folder.launch(name), steady_seconds=2, stop_seconds=15)
 
 
-def prepare(serving: Serving, version: ModelVersion, fetch: Fetch, runtime: Path) -> tuple[Instance, Signature]:
+def prepare(
+    serving: Serving, version: ModelVersion, fetch: Fetch, place: tuple[Path, Collection[int]]
+) -> tuple[Instance, Backend]:
     """Fetch a version and write all that its TorchServe reads.
+
+    Args:
+        serving: how it is served.
+        version: what is served.
+        fetch: brings the archive.
+        place: the folder for sockets, and ports that others will listen on.
+
+    Returns:
+        Its TorchServe, and what Envoy needs to know of it; no request goes to it yet.
 
     Raises:
         IntegrityError: the archive is not the one that was registered.
@@ -82,7 +102,8 @@ def prepare(serving: Serving, version: ModelVersion, fetch: Fetch, runtime: Path
     with read_archive(archive, version.digest) as opened:
         manifest = json.loads(opened.read(MANIFEST))
         signature = Signature.model_validate_json(opened.read(SIGNATURE))
-    ports = free_ports(5)
+    runtime, taken = place
+    ports = free_ports(5, avoid=taken)
     instance = Instance(
         model=version.name,
         archive=archive,
@@ -96,17 +117,17 @@ def prepare(serving: Serving, version: ModelVersion, fetch: Fetch, runtime: Path
         grpc_management_port=ports[4],
     )
     _write(serving, version, instance)
-    return instance, signature
+    return instance, _backend(serving, instance, signature, version.version)
 
 
-def backend(instance: Instance, signature: Signature, version: int, weight: int) -> Backend:
-    """What Envoy needs to know of a version."""
+def _backend(serving: Serving, instance: Instance, signature: Signature, version: int) -> Backend:
     return Backend(
         version=version,
         port=instance.inference_port,
         management_port=instance.management_port,
-        weight=weight,
-        metadata=envoy.metadata(signature),
+        weight=0,
+        metadata=inference.model_metadata(signature),
+        openapi=openapi.document(signature, instance.model, serving.clock, MAXIMUM_ROWS),
     )
 
 
@@ -119,7 +140,9 @@ def serving_config(serving: Serving, version: ModelVersion) -> ServingConfig:
         platform=serving.platform,
         feature_project=serving.feature_project,
         clock=serving.clock,
+        cache_age=serving.deployment.features.cache_age,
         metrics_dir=RunFolder(serving.platform).metrics,
+        spool_dir=RunFolder(serving.platform).spool,
     )
 
 
@@ -127,7 +150,8 @@ def _write(serving: Serving, version: ModelVersion, instance: Instance) -> None:
     folder = RunFolder(serving.platform)
     config = instance.folder / "serving.json"
     write_text(config, serving_config(serving, version).model_dump_json(indent=2))
-    values = torchserve.properties(instance, serving.deployment.predictor)
+    deployment = serving.deployment
+    values = torchserve.properties(instance, deployment.predictor, deployment.traffic.maximum_body)
     write_text(instance.properties_file, torchserve.properties_text(values))
     write_text(instance.log_file, torchserve.log_configuration())
     own = {"SERINUS_SERVING": str(config), "PROMETHEUS_MULTIPROC_DIR": str(folder.metrics)}
@@ -140,13 +164,24 @@ def _write(serving: Serving, version: ModelVersion, instance: Instance) -> None:
     ).write(folder.launch(program_name(version.version)))
 
 
+def door_program(folder: RunFolder, door: Door) -> Program:
+    """The supervised Envoy, with all its files written. It is the first to end: nothing comes in any more then."""
+    envoy_admin.write(door)
+    launch = folder.launch("envoy")
+    times = door.traffic.drain
+    drain = Drain(str(door.admin), times.notice.total_seconds(), times.limit.total_seconds())
+    Launch(command=envoy.command(door), environment={}, drain=drain).write(launch)
+    seconds = math.ceil(drain.notice + drain.limit) + 5
+    return Program("envoy", launch, stop_seconds=seconds, priority=900)
+
+
 def sidecar_program(folder: RunFolder, port: int) -> Program:
-    """The supervised process that exposes metrics."""
+    """The supervised process that exposes metrics. It is the last to end, after those whose metrics it has."""
     launch = folder.launch("sidecar")
     own = {"PROMETHEUS_MULTIPROC_DIR": str(folder.metrics)}
     command = (*_SERINUS, "sidecar", "--config", str(folder.sidecar), "--port", str(port))
     Launch(command=command, environment=own).write(launch)
-    return Program("sidecar", launch)
+    return Program("sidecar", launch, stop_seconds=15, priority=100)
 
 
 def loop_program(folder: RunFolder, spec: Path) -> Program:
@@ -157,7 +192,7 @@ def loop_program(folder: RunFolder, spec: Path) -> Program:
 
 
 def await_ready(folder: RunFolder, state: StackState, version: int, seconds: float, log_from: int = 0) -> None:
-    """Wait until every worker of a version is ready. Its log is read from the byte `log_from`.
+    """Wait until every worker of a version is ready, and warm. Its log is read from the byte `log_from`.
 
     Raises:
         EngineError: it cannot load the model, ended again and again, or was not ready in time; says why, with the
@@ -184,7 +219,9 @@ def await_ready(folder: RunFolder, state: StackState, version: int, seconds: flo
     reason = failed()
     if reason and not ready(instance, state.deployment.predictor.workers):
         raise EngineError(reason, hint=last_lines(words))
-    log.info("%s version %d is ready", instance.model, version)
+    rounds = _WARM_UP_ROUNDS * state.deployment.predictor.workers
+    answered = torchserve.ask_often(instance, _UNCOUNTED, _EMPTY_MESSAGE, rounds)
+    log.info("%s version %d is ready, and warm after %d requests", instance.model, version, answered)
 
 
 def ready(instance: Instance, workers: int) -> bool:

@@ -16,10 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serinus.control.log_balance import read_counts, settled
 from serinus.control.loop import RunPipeline, begin_schedule, fire, lease, state_path
 from serinus.control.refresh import fill, known_in
 from serinus.control.traffic import Answer, Client
-from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL_TIMESTAMP
+from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL, LABEL_TIMESTAMP
+from serinus.core.prediction_log import Completeness
 from serinus.core.signature import Signature
 from serinus.core.times import Interval
 from serinus.engines.archive import SIGNATURE, Archive, read_archive
@@ -35,13 +37,16 @@ if TYPE_CHECKING:
     from serinus.training.project import LoadedProject
 
 KNOWN_AT = "known_at"
+_SETTLE_SECONDS = 10.0
 
 
 @dataclass
 class Replayed:
     """All rows of a replay in the order they were asked, their answers, and the outcomes known by its end.
 
-    `ticks` counts the moments at which features became known, `runs` the pipeline runs that the schedule started.
+    `ticks` counts the moments at which features became known, `runs` the pipeline runs that the schedule started,
+    `reported` the outcomes that were posted. `log` says how much of what was answered the prediction log has; None
+    where there is none.
     """
 
     interval: Interval
@@ -51,6 +56,8 @@ class Replayed:
     seconds_asking: float
     ticks: int
     runs: int
+    reported: int
+    log: Completeness | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,23 @@ class _Tally:
     seconds_asking: float = 0.0
     ticks: int = 0
     runs: int = 0
+    reported: int = 0
+
+    def replayed(self, interval: Interval, log: Completeness | None) -> Replayed:
+        """Everything together."""
+        import pandas as pd
+
+        return Replayed(
+            interval=interval,
+            requests=pd.concat(self.requests, ignore_index=True),
+            answers=self.answers,
+            outcomes=pd.concat(self.outcomes, ignore_index=True),
+            seconds_asking=self.seconds_asking,
+            ticks=self.ticks,
+            runs=self.runs,
+            reported=self.reported,
+            log=log,
+        )
 
 
 def replay(world: World, interval: Interval, concurrency: int, progress: Callable[[Interval], None]) -> Replayed:
@@ -87,7 +111,11 @@ def replay(world: World, interval: Interval, concurrency: int, progress: Callabl
     with lease(world.platform):
         begin_schedule(state_path(world.platform, replaying=True), interval.since)
         fill(world.loaded, world.store, interval.since)
-        return asyncio.run(_replay(world, version_signature(world), interval, (concurrency, progress)))
+        logged = world.loaded.deployment.spec.log.enabled
+        before = read_counts(world.address) if logged else None
+        tally = asyncio.run(_replay(world, version_signature(world), interval, (concurrency, progress)))
+        log = settled(world.address, before, _SETTLE_SECONDS) if before is not None else None
+        return tally.replayed(interval, log)
 
 
 def version_signature(world: World) -> Signature:
@@ -107,9 +135,7 @@ def opened_version(world: World) -> Iterator[Archive]:
 
 async def _replay(
     world: World, signature: Signature, interval: Interval, how: tuple[int, Callable[[Interval], None]]
-) -> Replayed:
-    import pandas as pd
-
+) -> _Tally:
     concurrency, progress = how
     tally = _Tally()
     async with Client(world.address, signature.model, concurrency, v2_types(signature)) as client:
@@ -118,19 +144,14 @@ async def _replay(
             frames = known_in(world.store, day)
             asked = world.loaded.project.requests(day.since, day.until)
             await _replay_day(world.store, (client, signature), frames, asked, tally)
-            tally.outcomes.append(_became_known(world.loaded.project.labels(day.until), day))
+            known = _became_known(world.loaded.project.labels(day.until), day)
+            tally.outcomes.append(known)
+            if world.loaded.deployment.spec.log.enabled:
+                tally.reported += await client.report(outcome_rows(known))
             progress(Interval(since=interval.since, until=day.until))
             if fire(world.loaded, state_path(world.platform, replaying=True), world.run_pipeline, day.until):
                 tally.runs += 1
-    return Replayed(
-        interval=interval,
-        requests=pd.concat(tally.requests, ignore_index=True),
-        answers=tally.answers,
-        outcomes=pd.concat(tally.outcomes, ignore_index=True),
-        seconds_asking=tally.seconds_asking,
-        ticks=tally.ticks,
-        runs=tally.runs,
-    )
+    return tally
 
 
 async def _replay_day(
@@ -196,6 +217,15 @@ def request_rows(asked: pd.DataFrame, signature: Signature) -> list[dict[str, An
             if name in signature.join_keys or (value is not None and value == value)
         }
         for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def outcome_rows(labels: pd.DataFrame) -> list[dict[str, Any]]:
+    """What an application would report, under the ids that it asked with."""
+    times = (moment.isoformat() for moment in labels[LABEL_TIMESTAMP])
+    return [
+        {ID: str(name), LABEL: int(label), LABEL_TIMESTAMP: time}
+        for name, label, time in zip(labels[ID], labels[LABEL], times, strict=True)
     ]
 
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class ReplaySummary(BaseModel):
-    """The figures of a replay. Latencies are an application's, in milliseconds, connection reuse included."""
+    """The figures of a replay. Latencies are an application's, in milliseconds, connection reuse included.
+
+    `log_rows` are in the prediction log, and `log_gap` is how many of the answered ones are not.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +47,9 @@ class ReplaySummary(BaseModel):
     latency_p99_ms: float
     requests_per_second: float
     pipeline_runs: int
+    outcomes_reported: int
+    log_rows: int | None
+    log_gap: int | None
     first_error: str | None
 
 
@@ -104,6 +110,9 @@ def _summary(
         latency_p99_ms=float(np.quantile(milliseconds, 0.99)),
         requests_per_second=len(replayed.answers) / replayed.seconds_asking,
         pipeline_runs=replayed.runs,
+        outcomes_reported=replayed.reported,
+        log_rows=replayed.log.kept if replayed.log else None,
+        log_gap=len(replayed.answers) - len(failures) - replayed.log.kept if replayed.log else None,
         first_error=failures[0] if failures else None,
     )
 

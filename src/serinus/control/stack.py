@@ -13,21 +13,24 @@ from pathlib import Path
 
 from serinus.control import instance as instances
 from serinus.control.instance import Fetch, Serving
-from serinus.control.state import RunFolder, StackState
+from serinus.control.shares import shared
+from serinus.control.state import Canary, RunFolder, StackState
 from serinus.core.errors import Conflict, EngineError
 from serinus.core.platform import Platform
+from serinus.core.spec.traffic import Canary as CanaryShare
 from serinus.core.version import ModelVersion
-from serinus.engines import envoy, envoy_admin, processes
-from serinus.engines.envoy import Door
+from serinus.engines import processes
+from serinus.engines.envoy import Backend, Door
 from serinus.engines.files import write_text
 from serinus.engines.ports import free_ports, require_free
-from serinus.engines.supervisor import Program
+from serinus.engines.torchserve import Instance
 from serinus.engines.waiting import wait_until
-from serinus.serve.entry import Launch
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8080
+# All programs end within it, one after another, once the door is drained.
+_STOP_SECONDS = 60.0
 
 Progress = Callable[[str], None]
 """Is told each step as it begins."""
@@ -61,10 +64,13 @@ class Down:
     seconds: float
 
 
-def up(serving: Serving, version: ModelVersion, fetch: Fetch, options: Options) -> Up:
+def up(
+    serving: Serving, version: ModelVersion, fetch: Fetch, options: Options, canary: ModelVersion | None = None
+) -> Up:
     """Serve a model version; repeating the call for a running stack only checks its health.
 
-    When anything fails, everything that was started is ended again.
+    With `canary` a second version is served beside it, with the share that `spec.traffic.canary` gives it. When
+    anything fails, everything that was started is ended again.
 
     Raises:
         Conflict: the front port is taken, another version or port is up, or another command is at the stack.
@@ -83,7 +89,7 @@ def up(serving: Serving, version: ModelVersion, fetch: Fetch, options: Options) 
             if state is not None:
                 options.progress("clear away what an earlier stack left")
                 _end(folder, state)
-            state = _start(serving, version, fetch, options)
+            state = _start(serving, [version, *([canary] if canary else [])], fetch, options)
     return Up(state.address, state.model, state.stable, already, time.monotonic() - started)
 
 
@@ -145,21 +151,22 @@ def _require_same(state: StackState, serving: Serving, version: ModelVersion, op
         )
 
 
-def _start(serving: Serving, version: ModelVersion, fetch: Fetch, options: Options) -> StackState:
+def _start(serving: Serving, versions: list[ModelVersion], fetch: Fetch, options: Options) -> StackState:
     folder = RunFolder(serving.platform)
     port = options.port or DEFAULT_PORT
     require_free(port)
-    options.progress(f"fetch {version.name} version {version.version} and verify it")
+    named = " and ".join(f"version {each.version}" for each in versions)
+    options.progress(f"fetch {versions[0].name} {named} and verify")
     _clean(folder)
     runtime = folder.new_runtime()
     try:
-        state = _plan(serving, version, fetch, (runtime, port))
+        state = _plan(serving, versions, fetch, (runtime, port))
     except BaseException:
         shutil.rmtree(runtime, ignore_errors=True)
         raise
     folder.write(state)  # before the first process, so that `down` knows the mark whatever happens next
     try:
-        state = _launch(folder, state, serving, version, options)
+        state = _launch(folder, state, serving, versions[0], options)
     except BaseException:
         options.progress("end what was started")
         _end(folder, state)
@@ -176,32 +183,43 @@ def _clean(folder: RunFolder) -> None:
     folder.metrics.mkdir(parents=True, mode=0o700)
 
 
-def _plan(serving: Serving, version: ModelVersion, fetch: Fetch, place: tuple[Path, int]) -> StackState:
+def _plan(serving: Serving, versions: list[ModelVersion], fetch: Fetch, place: tuple[Path, int]) -> StackState:
     folder = RunFolder(serving.platform)
     runtime, port = place
-    instance, signature = instances.prepare(serving, version, fetch, runtime)
+    stable, *others = versions
+    prepared: dict[int, tuple[Instance, Backend]] = {}
+    for version in versions:
+        taken = {port} | {each for instance, _ in prepared.values() for each in instance.ports}
+        prepared[version.version] = instances.prepare(serving, version, fetch, (runtime, taken))
+    traffic = serving.deployment.traffic
+    share = traffic.canary or CanaryShare(version=1)
+    canaries = [Canary(version=v.version, digest=v.digest, weight=share.weight, shadow=share.shadow) for v in others]
+    canary = canaries[0] if canaries else None
     door = Door(
-        model=version.name,
+        model=stable.name,
         port=port,
         admin=runtime / "envoy.sock",
         folder=folder.path / "envoy",
-        sidecar_port=free_ports(1)[0],
+        sidecar_port=free_ports(1, avoid={each for instance, _ in prepared.values() for each in instance.ports})[0],
         timeout=serving.deployment.predictor.timeout,
-        backends=(instances.backend(instance, signature, version.version, weight=100),),
-        revision=1,
+        traffic=traffic,
+        stable=stable.version,
+        backends=tuple(backend for _, backend in prepared.values()),
+        revision=0,
     )
     return StackState(
         mark=secrets.token_hex(16),
         started_at=datetime.now(UTC),
         runtime=runtime,
         supervisor=None,
-        stable=version.version,
-        digest=version.digest,
+        stable=stable.version,
+        digest=stable.digest,
+        canary=canary,
         as_of=serving.as_of,
         feature_project=serving.feature_project,
         deployment=serving.deployment,
-        instances={version.version: instance},
-        door=door,
+        instances={number: instance for number, (instance, _) in prepared.items()},
+        door=shared(door, stable.version, canary),
     )
 
 
@@ -210,8 +228,8 @@ def _launch(
 ) -> StackState:
     write_text(folder.sidecar, instances.serving_config(serving, version).model_dump_json(indent=2))
     programs = [
-        instances.program(folder, version.version),
-        _door_program(folder, state.door),
+        *(instances.program(folder, number) for number in state.instances),
+        instances.door_program(folder, state.door),
         instances.sidecar_program(folder, state.door.sidecar_port),
     ]
     if serving.spec is not None and serving.as_of is None:
@@ -225,19 +243,13 @@ def _launch(
     return state
 
 
-def _door_program(folder: RunFolder, door: Door) -> Program:
-    envoy_admin.write(door)
-    launch = folder.launch("envoy")
-    Launch(command=envoy.command(door), environment={}).write(launch)
-    return Program("envoy", launch)
-
-
 def _await_healthy(folder: RunFolder, state: StackState, seconds: float, log_from: int | None = None) -> None:
     deadline = time.monotonic() + seconds
-    words = folder.supervisor(state).log(instances.program_name(state.stable))
-    start = log_from if log_from is not None else _size(words)
-    instances.await_ready(folder, state, state.stable, seconds, start)
     supervisor = folder.supervisor(state)
+    for number in state.roles:
+        words = supervisor.log(instances.program_name(number))
+        start = log_from if log_from is not None else _size(words)
+        instances.await_ready(folder, state, number, max(1.0, deadline - time.monotonic()), start)
 
     def settled() -> bool:
         states = supervisor.states()
@@ -260,7 +272,9 @@ def _size(words: Path) -> int:
 def _end(folder: RunFolder, state: StackState) -> None:
     """The daemon ends its programs; then whatever still carries the stack's mark is ended one by one."""
     if state.supervisor is not None:
-        folder.supervisor(state).shutdown(state.supervisor)
+        drain = state.door.traffic.drain
+        seconds = (drain.notice + drain.limit).total_seconds() + _STOP_SECONDS
+        folder.supervisor(state).shutdown(state.supervisor, seconds)
     left = processes.marked(state.mark)
     processes.end(left)
     left = processes.marked(state.mark)

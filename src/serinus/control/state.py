@@ -27,11 +27,23 @@ from serinus.engines.torchserve import Instance
 _LONGEST_NAME = "/torchserve-000000/.ts.sock.00000"
 
 
+class Canary(BaseModel):
+    """The second version: `weight` is the percent of requests that it answers, `shadow` of those it gets a copy of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    digest: str
+    weight: float = 0
+    shadow: float = 0
+
+
 class StackState(BaseModel):
     """One running stack: one model behind one front port.
 
-    `mark` is unique to it and in the environment of all its processes. `stable` is the version that answers;
-    `instances` may for a while hold another that is being started or drained. With `as_of` it replays the past.
+    `mark` is unique to it and in the environment of all its processes. `stable` is the version that answers what the
+    `canary` does not; `instances` may for a while hold another that is being started or drained. With `as_of` it
+    replays the past.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +54,7 @@ class StackState(BaseModel):
     supervisor: ProcessId | None
     stable: int
     digest: str
+    canary: Canary | None = None
     as_of: datetime | None
     feature_project: str
     deployment: ModelDeploymentSpec
@@ -51,6 +64,11 @@ class StackState(BaseModel):
     @property
     def model(self) -> str:
         return self.deployment.model.name
+
+    @property
+    def roles(self) -> tuple[int, ...]:
+        """The versions that are to be up: the stable one, and the canary if there is one."""
+        return (self.stable, self.canary.version) if self.canary else (self.stable,)
 
     @property
     def address(self) -> str:
@@ -78,6 +96,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Where workers of every version write what they count, and the sidecar reads it."""
         return self.path / "metrics"
+
+    @property
+    def spool(self) -> Path:
+        """Where the prediction log waits to be shipped. It stays when a stack ends: the next one ships what is left."""
+        return self.path / "spool"
 
     @property
     def sidecar(self) -> Path:

@@ -7,10 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from serinus.control.instance import ready
 from serinus.control.stack import answers, is_supervised
 from serinus.control.state import RunFolder, StackState
+from serinus.core.errors import EngineError
 from serinus.core.platform import Platform
-from serinus.engines import processes
+from serinus.engines import envoy_admin, processes
 
 
 class ProgramStatus(BaseModel):
@@ -25,9 +27,24 @@ class ProgramStatus(BaseModel):
     detail: str
 
 
+class VersionStatus(BaseModel):
+    """One model version: `weight` is the percent of requests that it answers, `shadow` of those it gets a copy of.
+    A version without a role is being started or drained. `requests` is how many Envoy has sent to it since it started,
+    copies included; None where Envoy cannot be asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    role: Literal["stable", "canary"] | None
+    weight: float
+    shadow: float
+    ready: bool
+    requests: int | None
+
+
 class Status(BaseModel):
-    """`healthy`: everything runs and the model answers. `degraded`: something does not, as `problems` say.
-    `down`: nothing runs."""
+    """`healthy`: everything runs and every version answers. `degraded`: something does not, as `problems` say.
+    `down`: nothing runs. `version` and `digest` are those of the stable version."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +56,7 @@ class Status(BaseModel):
     digest: str | None = None
     since: datetime | None = None
     as_of: datetime | None = None
+    versions: tuple[VersionStatus, ...] = ()
     programs: tuple[ProgramStatus, ...] = ()
 
 
@@ -60,6 +78,8 @@ def status(platform: Platform) -> Status:
         problems = ["supervision has ended: what dies is not started again; run `serinus up`"]
     else:
         return Status(condition="down", problems=("a stack was up and has died; `serinus up` starts it again",))
+    versions = _versions(state)
+    problems += [f"version {each.version} is not ready" for each in versions if each.role and not each.ready]
     if not answers(state):
         problems.append(f"the model does not answer at {state.address}")
     return Status(
@@ -71,7 +91,29 @@ def status(platform: Platform) -> Status:
         digest=state.digest,
         since=state.started_at,
         as_of=state.as_of,
+        versions=versions,
         programs=programs,
+    )
+
+
+def _versions(state: StackState) -> tuple[VersionStatus, ...]:
+    canary = state.canary.version if state.canary else None
+    roles: dict[int | None, Literal["stable", "canary"]] = {canary: "canary", state.stable: "stable"}
+    workers = state.deployment.predictor.workers
+    try:
+        received = envoy_admin.received(state.door)
+    except EngineError:
+        received = {}  # that it does not answer shows in the problems
+    return tuple(
+        VersionStatus(
+            version=each.version,
+            role=roles.get(each.version),
+            weight=each.weight,
+            shadow=each.shadow,
+            ready=ready(state.instances[each.version], workers),
+            requests=received.get(each.version),
+        )
+        for each in state.door.backends
     )
 
 

@@ -13,6 +13,9 @@ import orjson
 
 from serinus.core.errors import EngineError
 
+_JSON = {"Content-Type": "application/json"}
+_OUTCOMES_A_POST = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -38,6 +41,7 @@ class Client:
 
     def __init__(self, address: str, model: str, concurrency: int, types: dict[str, str]) -> None:
         self._url = f"{address}/v2/models/{model}/infer"
+        self._outcomes = f"{address}/v1/outcomes"
         self._types = types
         self._concurrency = concurrency
 
@@ -68,6 +72,25 @@ class Client:
             raise EngineError(f"cannot reach {self._url}", hint="is the model up? `serinus status` tells") from error
         return [answer for answer in answers if answer is not None]
 
+    async def report(self, outcomes: Sequence[dict[str, Any]]) -> int:
+        """Report what really happened; gives how many outcomes were taken.
+
+        Raises:
+            EngineError: they were not taken.
+        """
+        taken = 0
+        for start in range(0, len(outcomes), _OUTCOMES_A_POST):
+            part = outcomes[start : start + _OUTCOMES_A_POST]
+            try:
+                async with self._session.post(self._outcomes, data=orjson.dumps(part), headers=_JSON) as reply:
+                    content, status = await reply.read(), reply.status
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise EngineError(f"cannot reach {self._outcomes}: {error}") from error
+            if status != 200:
+                raise EngineError(f"{self._outcomes} answered {status}: {content[:300].decode(errors='replace')}")
+            taken += len(part) - orjson.loads(content)["invalid"]
+        return taken
+
     async def _ask(self, row: dict[str, Any]) -> Answer:
         body = orjson.dumps(
             {
@@ -80,7 +103,7 @@ class Client:
         )
         started = time.perf_counter()
         try:
-            async with self._session.post(self._url, data=body, headers={"Content-Type": "application/json"}) as reply:
+            async with self._session.post(self._url, data=body, headers=_JSON) as reply:
                 content = await reply.read()
                 status = reply.status
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, TimeoutError) as error:

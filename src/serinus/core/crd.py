@@ -165,13 +165,13 @@ def _int_or_string(node: Schema) -> Schema:
     """An integer or one of some words: bounds judge integers only, and a pattern strings only."""
     number = next(each for each in node["anyOf"] if each["type"] == "integer")
     words = next(each for each in node["anyOf"] if each["type"] == "string")["enum"]
-    return {
+    found = {
         "x-kubernetes-int-or-string": True,
-        "description": node["description"],
+        "description": " ".join(node["description"].split()),
         "minimum": number["minimum"],
         "pattern": f"^({'|'.join(words)})$",
-        "default": node["default"],
     }
+    return found | ({"default": node["default"]} if "default" in node else {})
 
 
 def _mapping(values: Any, definitions: Mapping[str, Any]) -> Schema:

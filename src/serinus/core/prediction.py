@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _VERSION = 0x7000
 _VARIANT = 0x8000
@@ -34,13 +34,23 @@ class Prediction(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What really happened, and when it became known."""
+    """What really happened, and when it became known.
+
+    It belongs to the prediction of that id, or to every prediction that was asked for under the caller's own `id`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    prediction_id: str
+    prediction_id: str | None = None
+    id: str | None = None
     label: int = Field(ge=0, le=1)
     known_at: datetime
+
+    @model_validator(mode="after")
+    def _named(self) -> Outcome:
+        if (self.prediction_id is None) == (self.id is None):
+            raise ValueError("either a prediction_id or the caller's id")
+        return self
 
 
 def prediction_ids(milliseconds: int, random: bytes) -> list[str]:

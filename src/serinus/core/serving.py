@@ -12,6 +12,9 @@ from serinus.core.platform import Platform
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.times import Duration
 
+MAXIMUM_ROWS = 4096
+"""Rows that a request may carry, unless told otherwise."""
+
 
 class ServingConfig(BaseModel):
     """Read by the handler from the file that the environment variable SERINUS_SERVING names.
@@ -29,7 +32,9 @@ class ServingConfig(BaseModel):
     feature_project: str
     clock: Literal["wall", "request"] = "wall"
     metrics_dir: Path
-    maximum_rows: Annotated[int, Field(ge=1, le=100_000)] = 4096
+    spool_dir: Path | None = None
+    """Folder of the predictor's own disk where the prediction log waits to be shipped; without it there is no log."""
+    maximum_rows: Annotated[int, Field(ge=1, le=100_000)] = MAXIMUM_ROWS
     """Rows a request may carry."""
     lookup_timeout: Duration = timedelta(seconds=1)
     """How long one batch waits for the online store; after it the values count as unavailable."""
@@ -37,6 +42,16 @@ class ServingConfig(BaseModel):
     """How long a decoded online row may be used again; 0 turns the cache off, as does the clock `request`."""
     cache_rows: Annotated[int, Field(ge=0)] = 50_000
     """Decoded rows that a worker keeps for each feature view at most."""
+
+    @property
+    def logged(self) -> bool:
+        """Whether answers are logged."""
+        return self.deployment.log.enabled and self.spool_dir is not None
+
+    @property
+    def log_destination(self) -> str:
+        """Path or URL that the prediction log is shipped to."""
+        return self.deployment.log.place(self.platform.state)
 
     @property
     def cached(self) -> bool:

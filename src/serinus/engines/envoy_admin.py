@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 from typing import Any
+from urllib.parse import quote
 
 from serinus.core.errors import EngineError
 from serinus.engines.envoy import ROUTES, Door, cluster_name, clusters, configuration, routes
 from serinus.engines.files import write_text
+from serinus.engines.sockets import ask
 from serinus.engines.waiting import wait_until
 
 
@@ -18,8 +22,36 @@ def write(door: Door) -> None:
             write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_clusters(door: Door) -> None:
-    write_text(door.clusters_file, json.dumps(clusters(door), indent=2) + "\n")
+def change(before: Door, after: Door, seconds: float) -> None:
+    """Take Envoy from one state to another while requests are under way.
+
+    Clusters come before routes, as a route must never name a cluster that Envoy does not know, or has not found alive
+    yet; clusters that only `before` has stay, for what is still in them, until `write_clusters`.
+
+    Raises:
+        EngineError: Envoy refused the change, did not take it over within the time, or cannot reach a version that is
+            to get requests.
+    """
+    write_clusters(after, before)
+    await_clusters(after, seconds)
+    _await_health(after, _with_share(after) - _with_share(before), seconds)
+    write_routes(after)
+    await_routes(after, seconds)
+
+
+def _with_share(door: Door) -> set[int]:
+    return {each.version for each in door.backends if each.weight > 0 or each.shadow > 0}
+
+
+def _await_health(door: Door, versions: set[int], seconds: float) -> None:
+    if not wait_until(lambda: versions <= {number for number, well in healthy(door).items() if well}, seconds):
+        raise EngineError(
+            f"Envoy did not find every version ready within {seconds:.0f} s: {sorted(versions)} were to get requests"
+        )
+
+
+def write_clusters(door: Door, before: Door | None = None) -> None:
+    write_text(door.clusters_file, json.dumps(clusters(door, before), indent=2) + "\n")
 
 
 def write_routes(door: Door) -> None:
@@ -43,11 +75,30 @@ def await_routes(door: Door, seconds: float) -> None:
 def requests_under_way(door: Door, version: int) -> int:
     """Requests that a version has taken and not yet answered."""
     name = f"cluster.{cluster_name(door.model, version)}.upstream_rq_active"
-    return int(_stats(door, f"^{name.replace('.', chr(92) + '.')}$").get(name, 0))
+    return int(_stats(door, f"^{re.escape(name)}$").get(name, 0))
+
+
+def received(door: Door) -> dict[int, int]:
+    """Requests that were sent to each version since Envoy started, second attempts and copies included.
+
+    What became of them, Envoy counts by the share that they belonged to; by version, the handler's metrics tell.
+    """
+    return _of_each(door, "upstream_rq_total")
+
+
+def healthy(door: Door) -> dict[int, bool]:
+    """Which versions Envoy holds for alive and ready."""
+    return {version: count > 0 for version, count in _of_each(door, "membership_healthy").items()}
+
+
+def _of_each(door: Door, statistic: str) -> dict[int, int]:
+    names = {each.version: f"cluster.{cluster_name(door.model, each.version)}.{statistic}" for each in door.backends}
+    found = _stats(door, "^(" + "|".join(map(re.escape, names.values())) + ")$")
+    return {version: int(found.get(name, 0)) for version, name in names.items()}
 
 
 def _await_revision(door: Door, subject: str, seconds: float) -> None:
-    pattern = f"^{subject.replace('.', chr(92) + '.')}\\.(version_text|update_rejected)$"
+    pattern = rf"^{re.escape(subject)}\.(version_text|update_rejected)$"
     rejections: list[int] = []
     taken = False
 
@@ -68,12 +119,8 @@ def _await_revision(door: Door, subject: str, seconds: float) -> None:
 
 
 def _stats(door: Door, pattern: str) -> dict[str, Any]:
-    import httpx
-
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(door.admin)), timeout=5.0) as client:
-            answer = client.get("http://admin/stats", params={"filter": pattern, "format": "json"})
-            answer.raise_for_status()
-    except httpx.HTTPError as error:
+        answer = ask(door.admin, "GET", f"/stats?format=json&filter={quote(pattern)}")
+    except (OSError, http.client.HTTPException) as error:
         raise EngineError(f"Envoy's admin API at {door.admin} does not answer: {error}") from error
-    return {each["name"]: each["value"] for each in answer.json()["stats"] if "name" in each}
+    return {each["name"]: each["value"] for each in json.loads(answer)["stats"] if "name" in each}

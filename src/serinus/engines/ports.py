@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Collection
 
 from serinus.core.errors import Conflict
 
@@ -28,8 +29,8 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_ports(count: int) -> tuple[int, ...]:
-    """Distinct ports on which nothing listens.
+def free_ports(count: int, avoid: Collection[int] = ()) -> tuple[int, ...]:
+    """Distinct ports on which nothing listens, and none of those to avoid: others have been given them already.
 
     Raises:
         Conflict: not enough were found.
@@ -39,7 +40,7 @@ def free_ports(count: int) -> tuple[int, ...]:
         if len(found) == count:
             return tuple(found)
         port = _FIRST + secrets.randbelow(_LAST - _FIRST)
-        if port not in found and is_free(port):
+        if port not in found and port not in avoid and is_free(port):
             found.append(port)
     raise Conflict(f"fewer than {count} free TCP ports between {_FIRST} and {_LAST}", hint="stop other servers")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import xmlrpc.client
@@ -21,6 +20,7 @@ from typing import Any
 from serinus.core.errors import EngineError
 from serinus.engines.files import write_text
 from serinus.engines.processes import ProcessId, command_line, is_alive
+from serinus.engines.sockets import UnixConnection
 from serinus.engines.waiting import wait_until
 
 CONFIGURATION = "supervisord.conf"
@@ -37,12 +37,14 @@ class Program:
     """One supervised process: `serinus.serve.entry` becomes it, as the launch file says.
 
     It counts as started after `steady_seconds`; when it ends before, the next attempt waits one second more each time.
+    At the end, programs are stopped one after another, the one with the highest `priority` first.
     """
 
     name: str
     launch: Path
     steady_seconds: int = 1
     stop_seconds: int = 10
+    priority: int = 500
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def program_configuration(program: Program, folder: Path) -> str:
     """A program's section. Paths are relative to `folder`, the daemon's working folder."""
     return f"""[program:{program.name}]
 command="%(ENV_SERINUS_PYTHON)s" -P -m serinus.serve.entry {program.launch.relative_to(folder)}
+priority={program.priority}
 autostart=true
 autorestart=true
 startsecs={program.steady_seconds}
@@ -234,17 +237,6 @@ class _SocketTransport(xmlrpc.client.Transport):
         self._seconds = seconds
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _SocketConnection(self._path, self._seconds)
+        connection = UnixConnection(self._path, self._seconds)
         self._connection = host, connection  # the base class closes what it finds here
         return connection
-
-
-class _SocketConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, seconds: float) -> None:
-        super().__init__("supervisor", timeout=seconds)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))

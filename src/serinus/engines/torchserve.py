@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 import re
 import sys
@@ -23,8 +24,10 @@ from serinus.core.errors import EngineError
 from serinus.core.spec.deployment import Predictor
 from serinus.engines.ports import LOOPBACK
 
+log = logging.getLogger(__name__)
+
 BODY_LIMIT = 10 * 1024 * 1024
-"""Bytes of a request's body, at most."""
+"""Bytes of a request's body, at most, where the spec does not say otherwise."""
 
 _HEAP = "512m"
 _START_SECONDS = 120
@@ -50,6 +53,17 @@ class Instance(BaseModel):
     grpc_management_port: int
 
     @property
+    def ports(self) -> tuple[int, ...]:
+        """All that it listens on."""
+        return (
+            self.inference_port,
+            self.management_port,
+            self.metrics_port,
+            self.grpc_inference_port,
+            self.grpc_management_port,
+        )
+
+    @property
     def properties_file(self) -> Path:
         return self.folder / "config.properties"
 
@@ -58,7 +72,7 @@ class Instance(BaseModel):
         return self.folder / "log4j2.xml"
 
 
-def properties(instance: Instance, predictor: Predictor) -> dict[str, str]:
+def properties(instance: Instance, predictor: Predictor, body_limit: int = BODY_LIMIT) -> dict[str, str]:
     """`config.properties` as a mapping.
 
     The front end listens on the loopback alone, so its token is off; the management API cannot register a model.
@@ -94,8 +108,8 @@ def properties(instance: Instance, predictor: Predictor) -> dict[str, str]:
         "job_queue_size": str(predictor.queue_size),
         "default_response_timeout": str(_whole_seconds(predictor.timeout)),
         "default_workers_per_model": str(predictor.workers),
-        "max_request_size": str(BODY_LIMIT + 65_536),
-        "max_response_size": str(4 * BODY_LIMIT),
+        "max_request_size": str(body_limit + 65_536),
+        "max_response_size": str(4 * body_limit),
         "model_store": str(instance.archive.parent),
         "load_models": f"{instance.model}={instance.archive.name}",
         "models": json.dumps({instance.model: {instance.archive_version: model}}, separators=(",", ":")),
@@ -193,6 +207,24 @@ def worker_states(instance: Instance) -> list[str]:
         raise EngineError(
             f"TorchServe's management API gave an answer that is not understood: {answer.text}"
         ) from error
+
+
+def ask_often(instance: Instance, headers: Mapping[str, str], body: bytes, times: int) -> int:
+    """Send the same request for predictions again and again over one connection; returns how many were answered well.
+
+    The front end loads its code for requests when the first one comes, which waits for it.
+    """
+    import httpx
+
+    address = f"http://{LOOPBACK}:{instance.inference_port}/predictions/{instance.model}"
+    answered = 0
+    try:
+        with httpx.Client(timeout=5.0) as client:
+            for _ in range(times):
+                answered += client.post(address, headers=dict(headers), content=body).status_code == 200
+    except httpx.TransportError as error:
+        log.warning("%s could not be warmed up: %s", instance.model, error)
+    return answered
 
 
 def load_failure(log: str) -> str | None:

@@ -10,16 +10,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from serinus.serve.codec import (
-    BINARY_HEADER,
-    ERROR,
-    PREDICTION_ID,
-    PROBABILITY,
-    SERVED_FEATURES,
-    STALE,
-    Protocol,
-    Request,
-)
+from serinus.core.inference import ERROR, OUTPUTS, PREDICTION_ID, PROBABILITY, SERVED_FEATURES, STALE
+from serinus.serve import cloudevents, rpc
+from serinus.serve.codec import BINARY_HEADER, Protocol, Request
 from serinus.serve.fields import RowError
 
 _JSON = {"content-type": "application/json"}
@@ -28,11 +21,12 @@ _LISTED_ERRORS = 5
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back for one request."""
+    """What goes back for one request. A `probe` asked for no prediction: it is not counted among the requests."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    probe: bool = False
 
 
 @dataclass(slots=True)
@@ -60,25 +54,31 @@ class Writer:
     def write(self, request: Request, results: Results) -> Answer:
         """The answer to a request whose body could be read."""
         if len(results.errors) == request.rows:
-            return self.failure(request.protocol, *_summary(results.errors), identifier=request.id, rpc=request.rpc)
-        if request.protocol == "v2":
-            return self._write_v2(request, results)
+            return self.failure(request.protocol, *_summary(results.errors))
+        answer = self._write(request, results)
+        if request.event is None:
+            return answer
+        return Answer(answer.status, *cloudevents.wrap(request.event, self.model, answer.headers, answer.body))
+
+    def _write(self, request: Request, results: Results) -> Answer:
+        if request.protocol in ("v2", "grpc"):
+            return self._write_tensors(request, results)
         rows = self._objects(results)
         if request.protocol == "v1":
             return Answer(200, _JSON, orjson.dumps({"predictions": rows}))
         return Answer(200, _JSON, orjson.dumps(rows[0] if request.single else rows))
 
-    def failure(
-        self, protocol: Protocol, status: int, message: str, *, identifier: str | None = None, rpc: bool = False
-    ) -> Answer:
+    def failure(self, protocol: Protocol, status: int, message: str) -> Answer:
         """An answer that says only what went wrong.
 
-        By gRPC it is a whole response with one output, `error`: TorchServe passes no status on, and an answer without
-        model name, id and outputs would take down its connection to the worker, with every request in the batch.
+        By TorchServe's own gRPC service it is a whole response with one output, `error`: an answer without model name,
+        id and outputs would take down its connection to the worker, with every request in the batch.
         """
+        if protocol == "grpc":
+            return Answer(status, rpc.failure_headers(status, message), b"")
         content: dict[str, Any] = {"error": message}
-        if protocol == "v2" and rpc:
-            content |= self._head(identifier or "")
+        if protocol == "torchserve":
+            content |= self._head("")
             content["outputs"] = [{"name": ERROR, "datatype": "BYTES", "shape": [1], "data": [message]}]
         return Answer(status, _JSON, orjson.dumps(content))
 
@@ -98,14 +98,14 @@ class Writer:
             rows.append(answer)
         return rows
 
-    def _write_v2(self, request: Request, results: Results) -> Answer:
+    def _write_tensors(self, request: Request, results: Results) -> Answer:
         content = self._head(request.id if request.id is not None else results.ids[0])
         if results.stale:
             content["parameters"] = {"stale_views": ",".join(sorted(set().union(*results.stale.values())))}
         tail = bytearray()
-        content["outputs"] = [
-            _tensor(name, datatype, values, request, tail) for name, datatype, values in _outputs(request, results)
-        ]
+        content["outputs"] = [_tensor(name, values, request, tail) for name, values in _outputs(request, results)]
+        if request.protocol == "grpc":
+            return Answer(200, rpc.HEADERS, rpc.write_infer(content, bytes(tail)))
         head = orjson.dumps(content)
         if not request.binary:
             return Answer(200, _JSON, head)
@@ -123,32 +123,35 @@ def _summary(errors: dict[int, RowError]) -> tuple[int, str]:
     return min(statuses), text
 
 
-def _outputs(request: Request, results: Results) -> list[tuple[str, str, list[Any]]]:
+def _outputs(request: Request, results: Results) -> list[tuple[str, list[Any]]]:
+    """The tensors of an answer: those asked for, or the usual two; errors and stale views wherever there are any."""
     rows = range(request.rows)
     errors, stale = results.errors, results.stale
-    found = [
-        (PROBABILITY, "FP64", results.probabilities.tolist()),
-        (PREDICTION_ID, "BYTES", [None if row in errors else results.ids[row] for row in rows]),
-    ]
+    asked = {PROBABILITY, PREDICTION_ID} if request.outputs is None else request.outputs
+    found: list[tuple[str, list[Any]]] = []
+    if PROBABILITY in asked:
+        found.append((PROBABILITY, results.probabilities.tolist()))
+    if PREDICTION_ID in asked:
+        found.append((PREDICTION_ID, [None if row in errors else results.ids[row] for row in rows]))
     if results.served is not None:
         values = [None if row in errors else orjson.dumps(results.served[row]).decode() for row in rows]
-        found.append((SERVED_FEATURES, "BYTES", values))
-    if errors:
-        found.append((ERROR, "BYTES", [errors[row].message if row in errors else None for row in rows]))
-    if stale:
-        found.append((STALE, "BYTES", [",".join(stale[row]) if row in stale else None for row in rows]))
+        found.append((SERVED_FEATURES, values))
+    if errors or ERROR in asked:
+        found.append((ERROR, [errors[row].message if row in errors else None for row in rows]))
+    if stale or STALE in asked:
+        found.append((STALE, [",".join(stale[row]) if row in stale else None for row in rows]))
     return found
 
 
-def _tensor(name: str, datatype: str, values: list[Any], request: Request, tail: bytearray) -> dict[str, Any]:
+def _tensor(name: str, values: list[Any], request: Request, tail: bytearray) -> dict[str, Any]:
+    datatype = OUTPUTS[name]
     tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
     if name in request.binary:
         content = np.array(values, dtype="<f8").tobytes() if datatype == "FP64" else _packed(values)
         tail += content
         return tensor | {"parameters": {"binary_data_size": len(content)}}
-    if request.rpc:
-        values = ["NaN" if value != value else value for value in values] if datatype == "FP64" else values
-        values = ["" if value is None else value for value in values]
+    if request.protocol == "grpc" and datatype == "BYTES":
+        values = [(value or "").encode() for value in values]
     return tensor | {"data": values}
 
 

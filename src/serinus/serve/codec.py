@@ -1,5 +1,5 @@
-"""Request bodies into columns: Open Inference Protocol (JSON, binary tensors, and what TorchServe makes of gRPC), the
-V1 protocol, and plain objects.
+"""Request bodies into columns: Open Inference Protocol (JSON, binary tensors, gRPC), the V1 protocol, plain objects;
+each of the JSON ones as a CloudEvent too.
 
 A body that cannot be read fails its request with `InvalidInput` (status 400). A row that cannot be read fails alone and
 stays in its place, so that answers line up with what was asked.
@@ -7,10 +7,8 @@ stays in its place, so that answers line up with what was asked.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,21 +16,18 @@ import numpy as np
 import orjson
 
 from serinus.core.errors import InvalidInput, Problem
+from serinus.core.inference import OUTPUTS, SERVED_FEATURES
+from serinus.serve import cloudevents, rpc
 from serinus.serve.fields import RowError, Schema, describe
 
-Protocol = Literal["v1", "v2", "plain"]
+Protocol = Literal["v1", "v2", "plain", "grpc", "torchserve"]
+"""`torchserve` is its own gRPC service, which loses headers and raw contents: it is told to come by the front door."""
 
-PROTOCOL_HEADER = "x-serinus-protocol"
+PROTOCOL_HEADER = rpc.HEADER
 BINARY_HEADER = "inference-header-content-length"
 # TorchServe marks requests to /predictions/<model> with this header, and only those.
 _PLAIN_MARK = "url_path"
-
-PROBABILITY = "probability"
-PREDICTION_ID = "prediction_id"
-ERROR = "error"
-STALE = "stale"
-SERVED_FEATURES = "served_features"
-_OUTPUTS = (PROBABILITY, PREDICTION_ID, SERVED_FEATURES)
+_DECLARED: dict[str, Protocol] = {"v1": "v1", "v2": "v2", "plain": "plain"}
 
 _NUMPY = {
     "BOOL": "?", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "u1", "UINT16": "<u2",
@@ -44,8 +39,10 @@ _NUMPY = {
 class Request:
     """One request's rows by column, and how it wants its answer.
 
-    `single` is a plain body of one object, answered by one object. `binary` names the outputs to send as raw bytes.
-    `rpc` is a request that came by gRPC: its answer must always be a whole one, without null.
+    `single` is a plain body of one object, answered by one object. `outputs` names the tensors that were asked for
+    (None: the usual ones), `binary` those to send as raw bytes. `event` is how the request was a CloudEvent. `target`
+    is the model and version that a gRPC request names, which no route has checked. Rows that came as `objects` have no
+    `columns` of their own: those of a whole batch are made at once.
     """
 
     protocol: Protocol
@@ -54,32 +51,46 @@ class Request:
     errors: dict[int, RowError] = field(default_factory=dict)
     id: str | None = None
     single: bool = False
-    served_features: bool = False
+    outputs: frozenset[str] | None = None
     binary: frozenset[str] = frozenset()
-    rpc: bool = False
+    event: cloudevents.Mode | None = None
+    target: tuple[str, str] | None = None
+    objects: list[dict[str, Any]] | None = None
+
+    def by_column(self, names: Iterable[str]) -> Mapping[str, list[Any]]:
+        """Values by field; one that no row has may be absent."""
+        if self.objects is None:
+            return self.columns
+        return {name: [row.get(name) for row in self.objects] for name in names}
+
+    @property
+    def served_features(self) -> bool:
+        """Whether the answer is to hold the values that the model saw."""
+        return self.outputs is not None and SERVED_FEATURES in self.outputs
 
     def place(self, row: int, name: str) -> str:
         """How an error names a field of a row."""
-        if self.protocol == "v2":
-            return f"inputs.{name}[{row}]"
         if self.protocol == "v1":
             return f"instances[{row}].{name}"
-        return name if self.single else f"[{row}].{name}"
+        if self.protocol == "plain":
+            return name if self.single else f"[{row}].{name}"
+        return f"inputs.{name}[{row}]"
 
 
-def header(headers: Mapping[str, Any], name: str) -> str | None:
-    """A header's value, whatever the case of its name; TorchServe passes names on as the client wrote them."""
-    if name in headers:
-        value = headers[name]
-        return value if isinstance(value, str) else None
-    return next((value for key, value in headers.items() if key.lower() == name and isinstance(value, str)), None)
+class Lowered(dict[str, str]):
+    """Headers whose names are in lower case already."""
+
+
+def lowered(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Headers by name in lower case; TorchServe passes names on as the client wrote them."""
+    return headers if type(headers) is Lowered else {name.lower(): value for name, value in headers.items()}
 
 
 def parse(headers: Mapping[str, Any], body: Any, schema: Schema, maximum_rows: int) -> Request:
     """Read one request.
 
     Args:
-        headers: HTTP headers; none at all means gRPC.
+        headers: HTTP headers; none at all means TorchServe's own gRPC service.
         body: bytes, text, or an object that TorchServe has decoded from JSON already.
         schema: the fields that a row may carry.
         maximum_rows: rows allowed.
@@ -87,41 +98,65 @@ def parse(headers: Mapping[str, Any], body: Any, schema: Schema, maximum_rows: i
     Raises:
         InvalidInput: the body as a whole cannot be read: says where, what was found and what is allowed.
     """
+    found = lowered(headers)
+    if not found:
+        raise InvalidInput("TorchServe's own gRPC service is not served", hint="call inference.GRPCInferenceService")
+    if found.get(PROTOCOL_HEADER, "").startswith(rpc.PREFIX):
+        return _parse_grpc(body, schema, maximum_rows)
+    event = cloudevents.mode_of(found)
     tail = memoryview(b"")
-    length = header(headers, BINARY_HEADER)
+    length = found.get(BINARY_HEADER)
     if length is not None:
         body, tail = _split(body, length)
-    content = _json(body)
-    protocol = _protocol(headers, content)
-    if protocol == "v2":
-        return _parse_v2(content, tail, schema, maximum_rows, rpc=not headers)
-    if protocol == "v1":
-        return _parse_v1(content, schema, maximum_rows)
-    return _parse_plain(content, schema, maximum_rows)
+    content = _json(body, found)
+    if event == "structured" or cloudevents.is_envelope(content):
+        content = cloudevents.data(content)
+    request = _parse_content(_protocol(found, content), content, tail, (schema, maximum_rows))
+    request.event = event
+    if event == "structured":
+        request.binary = frozenset()  # its answer is one JSON object
+    return request
 
 
 def protocol_of(headers: Mapping[str, Any]) -> Protocol:
     """The protocol in which to answer a request whose body could not be read."""
-    declared = header(headers, PROTOCOL_HEADER)
-    if declared in ("v1", "v2", "plain"):
-        return declared  # type: ignore[return-value]
-    return "v2" if not headers else "plain"
+    found = lowered(headers)
+    return (_declared(found) or "plain") if found else "torchserve"
+
+
+def _declared(headers: Mapping[str, Any]) -> Protocol | None:
+    """What the front said. `headers` have names in lower case."""
+    declared = headers.get(PROTOCOL_HEADER, "")
+    return "grpc" if declared.startswith(rpc.PREFIX) else _DECLARED.get(declared)
 
 
 def _protocol(headers: Mapping[str, Any], content: Any) -> Protocol:
-    declared = header(headers, PROTOCOL_HEADER)
-    if declared in ("v1", "v2", "plain"):
-        return declared  # type: ignore[return-value]
-    if not headers:
-        return "v2"
-    if header(headers, _PLAIN_MARK) is not None or not isinstance(content, dict):
+    declared = _declared(headers)
+    if declared is not None:
+        return declared
+    if _PLAIN_MARK in headers or not isinstance(content, dict):
         return "plain"
     if "inputs" in content:
         return "v2"
     return "v1" if "instances" in content else "plain"
 
 
-def _json(body: Any) -> Any:
+def _parse_content(protocol: Protocol, content: Any, tail: memoryview, limits: tuple[Schema, int]) -> Request:
+    if protocol == "v2":
+        return _parse_v2(content, tail, *limits)
+    return _parse_v1(content, *limits) if protocol == "v1" else _parse_plain(content, *limits)
+
+
+def _parse_grpc(body: Any, schema: Schema, maximum_rows: int) -> Request:
+    content, tail = rpc.read_infer(body)
+    request = _parse_v2(content, tail, schema, maximum_rows)
+    request.protocol = "grpc"
+    request.id = request.id or None
+    request.target = content["target"]
+    return request
+
+
+def _json(body: Any, headers: Mapping[str, Any]) -> Any:
     if body is not None and not isinstance(body, bytes | bytearray | str):
         return body  # TorchServe decoded it, and lets NaN and Infinity through: the check of rows refuses them
     if not body:
@@ -129,6 +164,8 @@ def _json(body: Any) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if headers.get("content-encoding", "identity") != "identity":
+            raise _bad("header content-encoding", describe(headers["content-encoding"]), "none") from error
         raise _bad("body", f"text that is not JSON ({error})", "JSON in UTF-8, numbers finite") from error
 
 
@@ -182,7 +219,7 @@ def _from_objects(protocol: Protocol, rows: Any, schema: Schema, maximum_rows: i
         if error is not None:
             request.errors[position] = error
             rows[position] = {}
-    request.columns = {name: [row.get(name) for row in rows] for name in schema.fields}
+    request.objects = rows
     return request
 
 
@@ -202,13 +239,13 @@ def _object_error(row: Any, schema: Schema, where: str) -> RowError | None:
 # Open Inference Protocol: one tensor a column
 
 
-def _parse_v2(content: Any, tail: memoryview, schema: Schema, maximum_rows: int, *, rpc: bool) -> Request:
+def _parse_v2(content: Any, tail: memoryview, schema: Schema, maximum_rows: int) -> Request:
     if not isinstance(content, dict):
         raise _bad("body", describe(content), 'an object {"inputs": [...]}')
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise _bad("body.inputs", "nothing" if inputs is None else describe(inputs), "a list of tensors, one a field")
-    request = Request("v2", 0, {}, id=_identifier(content), rpc=rpc)
+    request = Request("v2", 0, {}, id=_identifier(content))
     position = 0
     for index, tensor in enumerate(inputs):
         reader = _Tensor(f"inputs[{index}]", tensor, schema)
@@ -220,7 +257,7 @@ def _parse_v2(content: Any, tail: memoryview, schema: Schema, maximum_rows: int,
         request.rows = rows
         size = reader.binary_size()
         if size is None:
-            request.columns[reader.name] = reader.values(rpc=rpc)
+            request.columns[reader.name] = reader.values()
         else:
             request.columns[reader.name] = reader.raw(tail[position : position + size])
             position += size
@@ -241,28 +278,30 @@ def _identifier(content: Mapping[str, Any]) -> str | None:
 
 
 def _parameters(content: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    parameters = content.get("parameters") or {}
-    if not isinstance(parameters, dict):
+    parameters = content.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
         raise _bad(f"{path}.parameters", describe(parameters), "an object")
-    return parameters
+    return parameters or {}
 
 
 def _read_outputs(content: Mapping[str, Any], request: Request) -> None:
     everything = bool(_parameters(content, "body").get("binary_data_output"))
-    outputs = content.get("outputs") or []
-    if not isinstance(outputs, list):
+    outputs = content.get("outputs")
+    if outputs is not None and not isinstance(outputs, list):
         raise _bad("body.outputs", describe(outputs), "a list of objects with a name")
-    binary = {PROBABILITY, PREDICTION_ID, ERROR, STALE} if everything else set()
-    for index, output in enumerate(outputs):
+    binary = set(OUTPUTS) if everything else set()
+    names = set()
+    for index, output in enumerate(outputs or []):
         path = f"outputs[{index}]"
         name = output.get("name") if isinstance(output, dict) else None
-        if name not in _OUTPUTS:
-            raise _bad(f"{path}.name", describe(name), ", ".join(_OUTPUTS))
-        request.served_features |= name == SERVED_FEATURES
+        if not isinstance(name, str) or name not in OUTPUTS:
+            raise _bad(f"{path}.name", describe(name), ", ".join(OUTPUTS))
+        names.add(name)
         if _parameters(output, path).get("binary_data", everything):
             binary.add(name)
         else:
             binary.discard(name)
+    request.outputs = frozenset(names) if names else None
     request.binary = frozenset(binary)
 
 
@@ -298,17 +337,16 @@ class _Tensor:
             return size
         raise _bad(f"{self.path}.parameters.binary_data_size", describe(size), "a number of bytes")
 
-    def values(self, *, rpc: bool) -> list[Any]:
+    def values(self) -> list[Any]:
         data = self.tensor.get("data")
         if not isinstance(data, list):
             raise _bad(f"{self.path}.data", "nothing" if data is None else describe(data), "a list with a value a row")
         rows = self.rows()
         if len(data) != rows:
-            hint = "; TorchServe drops raw_input_contents, send typed contents" if rpc and not data else ""
-            raise _bad(f"{self.path}.data", f"{len(data)} values", f"{rows}, as its shape says{hint}")
+            raise _bad(f"{self.path}.data", f"{len(data)} values", f"{rows}, as its shape says")
         if len(self.tensor["shape"]) == 2:
-            data = [value[0] if type(value) is list and len(value) == 1 else value for value in data]
-        return [_from_base64(value) for value in data] if rpc and self.datatype == "BYTES" else data
+            return [value[0] if type(value) is list and len(value) == 1 else value for value in data]
+        return data
 
     def raw(self, content: memoryview) -> list[Any]:
         rows = self.rows()
@@ -340,11 +378,4 @@ def _text(value: bytes) -> Any:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return value
-
-
-def _from_base64(value: Any) -> Any:
-    try:
-        return _text(base64.b64decode(value, validate=True))
-    except (binascii.Error, TypeError, ValueError):
         return value

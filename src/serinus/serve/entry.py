@@ -2,7 +2,8 @@
 
 Everything that supervision starts goes through here at *every* start, so that an archive that was damaged or swapped
 while a server ran is refused by its next start too. The process id stays the same: a signal to the supervised process
-reaches the server itself. Only the standard library is imported, for a short start.
+reaches the server itself. Only the front door keeps a parent, which closes it in order (see `drain`). Only the standard
+library is imported, for a short start.
 
     python -P -m serinus.serve.entry LAUNCH.json
 """
@@ -19,17 +20,21 @@ from typing import Any
 
 from serinus.core.errors import IntegrityError, InvalidInput, NotFound, SerinusError
 from serinus.engines.files import sha256, write_text
+from serinus.serve import drain
+from serinus.serve.drain import Drain
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What to run. `archive` must have `digest`; `temporary` is emptied at each start and becomes TMPDIR."""
+    """What to run. `archive` must have `digest`; `temporary` is emptied at each start and becomes TMPDIR; with `drain`
+    the command is Envoy, to be closed in order."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
     temporary: str | None = None
     archive: str | None = None
     digest: str | None = None
+    drain: Drain | None = None
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(asdict(self), indent=2))
@@ -43,7 +48,8 @@ class Launch:
         """
         try:
             fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**fields, "command": tuple(fields["command"])})
+            own = {"command": tuple(fields["command"]), "drain": fields.get("drain") and Drain(**fields["drain"])}
+            return cls(**{**fields, **own})
         except FileNotFoundError as error:
             raise NotFound(f"there is no launch file {path}") from error
         except (ValueError, TypeError, KeyError) as error:
@@ -70,7 +76,7 @@ def verify(launch: Launch) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Verify, then become the command. Does not return."""
+    """Verify, then become the command, or its parent. Does not return."""
     launch = Launch.read(Path(arguments[0]))
     verify(launch)
     environment = dict(os.environ) | launch.environment
@@ -79,6 +85,8 @@ def main(arguments: list[str]) -> None:
         shutil.rmtree(launch.temporary, ignore_errors=True)
         Path(launch.temporary).mkdir(mode=0o700, parents=True)
         environment["TMPDIR"] = launch.temporary
+    if launch.drain is not None:
+        sys.exit(drain.run(launch.command, environment, launch.drain))
     os.execvpe(launch.command[0], launch.command, environment)  # noqa: S606
 
 

@@ -58,7 +58,8 @@ _ALLOWED: dict[Accepts, str] = {
     "id": "a string or an integer",
 }
 # Anything from here on rounds to infinity as a 32-bit float, which is what the model sees.
-_FLOAT32_LIMIT = (2.0 - 2.0**-24) * 2.0**127
+FLOAT32_LIMIT = (2.0 - 2.0**-24) * 2.0**127
+_EXACT = 2.0**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -174,14 +175,19 @@ def _field(name: str, dtype: str, required: bool) -> Field:
 
 
 def _problems(field: Field, values: list[Any]) -> dict[int, str]:
-    """What was found, for each row whose value does not fit."""
+    """What was found, for each row whose value does not fit; whole numbers become integers where those are wanted."""
     kinds = set(map(type, values))
     expected = _TYPES[field.accepts]
     found: dict[int, str] = {}
     if not kinds <= expected and not kinds <= expected | {NoneType}:
         for row, value in enumerate(values):
-            if value is not None and type(value) not in expected:
+            if value is None or type(value) in expected:
+                continue
+            if _is_whole(field, value):
+                values[row] = int(value)
+            else:
                 found[row] = describe(value)
+        kinds = set(map(type, values))
     if not field.nullable and NoneType in kinds:
         found |= {row: "nothing" for row, value in enumerate(values) if value is None}
     if kinds & expected:
@@ -189,11 +195,16 @@ def _problems(field: Field, values: list[Any]) -> dict[int, str]:
     return found
 
 
+def _is_whole(field: Field, value: Any) -> bool:
+    """Whether a float is an integer to JSON, as 5.0 is; not where it may have been another one before it was read."""
+    return field.accepts in ("integer", "id") and type(value) is float and value.is_integer() and abs(value) < _EXACT
+
+
 def _out_of_range(field: Field, values: list[Any]) -> list[int]:
     """Rows whose number is not finite, or too large for what reads it."""
     if field.accepts not in ("integer", "number"):
         return []
-    limit = 2.0 ** (field.bits - 1) if field.accepts == "integer" else _FLOAT32_LIMIT
+    limit = 2.0 ** (field.bits - 1) if field.accepts == "integer" else FLOAT32_LIMIT
     expected = _TYPES[field.accepts]
     present = [value for value in values if type(value) in expected]
     if -limit <= min(present) and max(present) < limit:  # a NaN in front makes this false too

@@ -60,6 +60,11 @@ class Judge:
 
     def judge(self, known_at: NDArray[np.int64], available: NDArray[np.bool_], moments: NDArray[np.int64]) -> Judged:
         """Judge rows by their values' event times; `available` is false where the store gave no answer."""
+        usual = known_at <= moments
+        usual &= available
+        usual &= known_at != ABSENT_TIME if self._microseconds is None else known_at >= moments - self._microseconds
+        if usual.all():
+            return Judged(np.zeros(len(known_at), dtype=np.int8), ~usual, [], [])
         states = np.zeros(len(known_at), dtype=np.int8)
         if self._microseconds is not None:
             states[known_at < moments - self._microseconds] = State.STALE

@@ -11,10 +11,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +23,23 @@ from pydantic import BaseModel, ValidationError
 
 from serinus.core.dataset import EVENT_TIMESTAMP
 from serinus.core.errors import IntegrityError, InvalidInput, NotFound
+from serinus.core.inference import model_metadata
 from serinus.core.prediction import RANDOM_BYTES, prediction_ids
 from serinus.core.profile import Profile
 from serinus.core.serving import ServingConfig
 from serinus.core.signature import Column, Signature
-from serinus.serve import codec, telemetry
+from serinus.engines.envoy_door import SHADOW_HEADER, START_HEADER
+from serinus.serve import codec, rpc, telemetry
 from serinus.serve.answers import Answer, Results, Writer
 from serinus.serve.codec import Request
 from serinus.serve.fields import Checked, RowError, Schema
 from serinus.serve.freshness import State
 from serinus.serve.lookup import LookedUp, Lookup
 from serinus.serve.reader import OnlineSource
+from serinus.serve.served import Origins, Tried
+
+if TYPE_CHECKING:
+    from serinus.serve.log import LogWriter
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +47,8 @@ MODEL = "model.pt2"
 SIGNATURE = "signature.json"
 PROFILE = "profile.json"
 _WARM_UP_ROUNDS = 5
+REQUEST_ID_HEADER = "x-request-id"
+_LONGEST_WAIT = 3600.0
 _MISSING_STATES = (State.ABSENT, State.EARLY, State.UNAVAILABLE)
 
 
@@ -63,13 +72,17 @@ class Model(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """Rows of all requests, one after another. `starts` has each request's first row, and the end."""
+    """Rows of all requests, one after another. `starts` has each request's first row, and the end.
+
+    `tried` is there once a row has reached the model.
+    """
 
     requests: list[Request]
     starts: list[int]
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, list[Any]]
     errors: dict[int, RowError] = field(default_factory=dict)
     stale: dict[int, list[str]] = field(default_factory=dict)
+    tried: Tried | None = None
 
     @property
     def rows(self) -> int:
@@ -94,10 +107,12 @@ class Predictor:
         self.config = config
         self.signature = signature
         self.telemetry = counts
+        self.log: LogWriter | None = None
         self._model = model
         self._lookup = lookup
         self._schema = Schema.of(signature, config.clock)
         self._writer = Writer(config.deployment.model.name, config.version)
+        self._description = rpc.Description(self._writer.model, self._writer.version, model_metadata(signature))
         self._numbers = [column.name for column in signature.request_columns if column.kind == "number"]
         self._categories = [column.name for column in signature.request_columns if column.kind == "category"]
 
@@ -123,20 +138,28 @@ class Predictor:
         predictor = cls(config, signature, model, Lookup(signature, config, online_source(config, signature)), None)
         predictor.warm_up()
         predictor.telemetry = telemetry.Telemetry(config, signature, profile, CollectorRegistry())
+        if config.logged and config.spool_dir is not None:
+            from serinus.serve.log import LogWriter
+
+            predictor.log = LogWriter(config, signature, config.spool_dir, predictor.telemetry)
         series = telemetry.series(profile, len(signature.views))
         log.info("model %s version %d is ready; at most %d series", signature.model, config.version, series)
         return predictor
 
     def handle(self, raws: Sequence[Raw]) -> list[Answer]:
         """One answer for each request, in order; raises nothing."""
-        start = time.perf_counter()
+        arrived, start = time.time(), time.perf_counter()
         try:
             answers = self._answer(raws)
         except Exception:  # the edge of the process: see the module's docstring
             log.exception("a batch of %d requests failed; trying each alone", len(raws))
             answers = [self._alone(raw) for raw in raws]
-        if self.telemetry is not None:
-            self.telemetry.answered([answer.status for answer in answers], time.perf_counter() - start)
+        counted = [answer.status for answer in answers if not answer.probe]
+        if self.telemetry is not None and counted:
+            self.telemetry.answered(counted, time.perf_counter() - start)
+            waits = _waits(raws, arrived)
+            if waits:
+                self.telemetry.waited(waits)
         return answers
 
     def warm_up(self) -> None:
@@ -160,6 +183,8 @@ class Predictor:
     def close(self) -> None:
         """Stop threads and write what is pending."""
         self._lookup.close()
+        if self.log is not None:
+            self.log.close()
         if self.telemetry is not None:
             self.telemetry.close()
 
@@ -169,24 +194,38 @@ class Predictor:
         except Exception:
             log.exception("a request failed on its own")
             protocol = codec.protocol_of(raw.headers)
-            return self._writer.failure(
-                protocol, 500, "internal error; the predictor's log has it", rpc=not raw.headers
-            )
+            return self._writer.failure(protocol, 500, "internal error; the predictor's log has it")
 
     def _answer(self, raws: Sequence[Raw]) -> list[Answer]:
         parsed = [self._parse(raw) for raw in raws]
         requests = [request for request in parsed if isinstance(request, Request)]
-        results = iter(self._predict(_join(requests, self._schema)) if requests else [])
-        return [
+        batch = _join(requests, self._schema)
+        results = iter(self._predict(batch) if requests else [])
+        answers = [
             self._writer.write(request, next(results)) if isinstance(request, Request) else request
             for request in parsed
         ]
+        if self.log is not None and batch.tried is not None:
+            # Last of all: a batch that fails on its way is tried again, and must not be logged twice.
+            came = zip(raws, parsed, strict=True)
+            headers = [codec.lowered(raw.headers) for raw, request in came if isinstance(request, Request)]
+            origins = Origins(
+                [each.get(REQUEST_ID_HEADER) for each in headers], [SHADOW_HEADER in each for each in headers]
+            )
+            self.log.add(batch.tried.served(origins, batch.starts, batch.errors))
+        return answers
 
     def _parse(self, raw: Raw) -> Request | Answer:
         try:
-            return codec.parse(raw.headers, raw.body, self._schema, self.config.maximum_rows)
-        except InvalidInput as error:
-            return self._writer.failure(codec.protocol_of(raw.headers), 400, str(error), rpc=not raw.headers)
+            method = rpc.method_of(raw.headers)
+            if method is not None and method != rpc.INFER:
+                return Answer(200, rpc.HEADERS, self._description.answer(method, raw.body), probe=True)
+            request = codec.parse(raw.headers, raw.body, self._schema, self.config.maximum_rows)
+            if request.target is not None:
+                self._description.require(*request.target)
+            return request
+        except (InvalidInput, NotFound) as error:
+            return self._writer.failure(codec.protocol_of(raw.headers), rpc.http_status(error), str(error))
 
     def _predict(self, batch: _Batch) -> list[Results]:
         checked = self._schema.check(batch.columns, batch.rows, batch.place)
@@ -216,7 +255,9 @@ class Predictor:
         batch.stale = {rows[at]: views for at, views in looked.stale.items()}
         numbers = {name: np.array(given[name], dtype=np.float64) for name in self._numbers}  # None becomes NaN
         categories = {name: np.array(given[name], dtype=object) for name in self._categories}
-        return looked.columns | numbers | categories
+        columns = looked.columns | numbers | categories
+        batch.tried = Tried(rows, given, moments, looked, columns)
+        return columns
 
     def _look_up(self, columns: Mapping[str, list[Any]], moments: NDArray[np.int64]) -> LookedUp:
         start = time.perf_counter()
@@ -250,6 +291,8 @@ class Predictor:
         self, batch: _Batch, rows: list[int], probabilities: NDArray[np.float64], columns: Mapping[str, NDArray[Any]]
     ) -> list[Results]:
         ids = prediction_ids(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES * batch.rows))
+        if batch.tried is not None:
+            batch.tried.ids, batch.tried.probabilities = ids, probabilities
         asked = rows and any(request.served_features for request in batch.requests)
         served = self._served(rows, columns) if asked else {}
         results = []
@@ -279,6 +322,17 @@ class Predictor:
         }
 
 
+def _waits(raws: Sequence[Raw], arrived: float) -> list[float]:
+    """Seconds that each request has been under way, where the front door said when it came."""
+    waits = []
+    for raw in raws:
+        came = raw.headers.get(START_HEADER)
+        if came:
+            with suppress(ValueError):
+                waits.append(min(max(0.0, arrived - float(came)), _LONGEST_WAIT))
+    return waits
+
+
 def online_source(config: ServingConfig, signature: Signature) -> Callable[[], OnlineSource]:
     """Opens the online store that the configuration names; each call makes new connections."""
 
@@ -293,19 +347,28 @@ def online_source(config: ServingConfig, signature: Signature) -> Callable[[], O
 
 
 def _join(requests: list[Request], schema: Schema) -> _Batch:
-    if len(requests) == 1:
-        request = requests[0]
-        return _Batch(requests, [0, request.rows], request.columns, dict(request.errors))
     starts = [0]
     errors: dict[int, RowError] = {}
     for request in requests:
-        errors |= {starts[-1] + row: error for row, error in request.errors.items()}
+        if request.errors:
+            errors |= {starts[-1] + row: error for row, error in request.errors.items()}
         starts.append(starts[-1] + request.rows)
-    columns = {
-        name: list(chain.from_iterable(request.columns.get(name) or [None] * request.rows for request in requests))
+    return _Batch(requests, starts, _columns(requests, schema), errors)
+
+
+def _columns(requests: list[Request], schema: Schema) -> Mapping[str, list[Any]]:
+    """Values of all requests' rows by field."""
+    if len(requests) == 1:
+        return requests[0].by_column(schema.fields)
+    objects = [request.objects for request in requests if request.objects is not None]
+    if len(objects) == len(requests):
+        rows = list(chain.from_iterable(objects))
+        return {name: [row.get(name) for row in rows] for name in schema.fields}
+    each = [(request.by_column(schema.fields), request.rows) for request in requests]
+    return {
+        name: list(chain.from_iterable(columns.get(name) or [None] * rows for columns, rows in each))
         for name in schema.fields
     }
-    return _Batch(requests, starts, columns, errors)
 
 
 def _plain(column: Column, values: NDArray[Any]) -> list[Any]:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,12 @@ _VALUE_FIELDS = {
     "bool": "bool_val",
 }
 _DUMMY_KEY = "__dummy_id"
+_KEYS_KEPT = 20_000
 _NAN = float("nan")
 Key = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One decoded online row: event time in microseconds (`ABSENT_TIME` if there is none), numbers, categories."""
 
     known_at: int
@@ -81,6 +82,7 @@ class ViewLookup:
         self._complained = False
         self.numbers = [column for column in columns if column.kind == "number"]
         self.categories = [column for column in columns if column.kind == "category"]
+        self.number_names = [column.name for column in self.numbers]
         self.features = [column.feature for column in columns]
         self._number_fields = [(column.feature, _value_field(column)) for column in self.numbers]
         self._category_fields = [(column.feature, _value_field(column)) for column in self.categories]
@@ -94,12 +96,14 @@ class ViewLookup:
                 hint="the feature store was changed after the model was trained: apply the definitions it came with",
             )
         self._key_fields = [_key_field(name, signature.join_keys[name]) for name in self.fields]
+        # A key's message costs more to make than to send, and never changes.
+        self.proto = lru_cache(maxsize=_KEYS_KEPT)(self._proto)
 
     def keys(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Key]:
         """The entity key of each row; None inside where the request knows no entity."""
         return list(zip(*(columns[name] for name in self.fields), strict=True)) if self.fields else [()] * rows
 
-    def proto(self, key: Key) -> EntityKey:
+    def _proto(self, key: Key) -> EntityKey:
         """The key as Feast writes it."""
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
@@ -116,16 +120,26 @@ class ViewLookup:
             return self.absent
         moment = known_at if known_at.tzinfo is not None else known_at.replace(tzinfo=UTC)
         try:
-            return Row(
+            row = Row(
                 microseconds(moment),
-                tuple([_value(values, feature, name, _NAN) for feature, name in self._number_fields]),
-                tuple([_value(values, feature, name, None) for feature, name in self._category_fields]),
+                _values(values, self._number_fields, _NAN),
+                _values(values, self._category_fields, None),
             )
         except InvalidInput as error:
             if not self._complained:
                 log.error("feature view %s: %s", self.name, error)
             self._complained = True
             return None
+        if row.known_at == 0 and not any(proto.WhichOneof("val") for proto in values.values()):
+            return self.absent  # what Feast makes of a key that Redis does not have
+        return row
+
+
+def _values(values: Mapping[str, Any], fields: Sequence[tuple[str, str]], missing: Any) -> tuple[Any, ...]:
+    """Features in order. A value that is not zero or empty is there: only of others need protobuf be asked."""
+    return tuple(
+        [getattr(values.get(feature), name, None) or _value(values, feature, name, missing) for feature, name in fields]
+    )
 
 
 def _value(values: Mapping[str, Any], feature: str, name: str, missing: Any) -> Any:
@@ -242,7 +256,8 @@ class Lookup:
         if cache is not None and fresh:
             cache.put({key: row for key, row in zip(wish.missing, fresh, strict=True) if row}, time.monotonic())
         remaining = iter(fresh)
-        wish.rows = [next(remaining) if row is None else row for row in wish.rows]
+        if fresh:
+            wish.rows = [next(remaining) if row is None else row for row in wish.rows]
         return np.array([row is not None for row in wish.rows], dtype=np.bool_)
 
     def _fill(self, wish: _Wanted, available: NDArray[np.bool_], moments: NDArray[np.int64], found: LookedUp) -> None:
@@ -251,13 +266,16 @@ class Lookup:
         known_at = np.array([row.known_at for row in rows], dtype=np.int64)[inverse]
         judge = self._judges[view.name]
         judged = judge.judge(known_at, available[inverse], moments)
+        hidden = judged.hidden.any()
         if view.numbers:
             numbers = np.array([row.numbers for row in rows], dtype=np.float64)[inverse]
-            numbers[judged.hidden] = _NAN
-            found.columns.update({column.name: numbers[:, at] for at, column in enumerate(view.numbers)})
+            if hidden:
+                numbers[judged.hidden] = _NAN
+            found.columns.update(zip(view.number_names, numbers.T, strict=True))
         for at, column in enumerate(view.categories):
             values = np.array([row.categories[at] for row in rows], dtype=object)[inverse]
-            values[judged.hidden] = None
+            if hidden:
+                values[judged.hidden] = None
             found.columns[column.name] = values
         found.known_at[view.name] = known_at
         found.states[view.name] = judged.states

@@ -1,6 +1,7 @@
-"""The small process that adds up what the workers of a predictor counted, and exposes it to Prometheus.
+"""The small process beside a predictor's workers: adds up what they counted, takes outcomes, ships the log.
 
-It shares the workers' folder of metrics and must see their process ids: the same container, or one process namespace.
+It shares the workers' folders of metrics and of the log, and must see their process ids: the same container, or one
+process namespace.
 """
 
 from __future__ import annotations
@@ -8,31 +9,39 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import TYPE_CHECKING, Any
 
-from serinus.core.errors import Conflict
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from serinus.core.errors import Conflict, EngineError, InvalidInput
+from serinus.core.serving import ServingConfig
+from serinus.engines.prediction_store import PredictionStore
 from serinus.serve.telemetry import MULTIPROCESS_FOLDER
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from uvicorn import Server
+
+    from serinus.serve.outcomes import Intake
+    from serinus.serve.ship import Shipper
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 PREFIX = "serinus_"
+BODY_LIMIT = 10 * 1024 * 1024
 _LIVE_FILE = re.compile(r"gauge_live[a-z]*_(\d+)\.db")
-_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
-_Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """A scrape every few seconds is not worth a line."""
+_LAST_SHIPPING_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 5
 
 
 def forget_dead_workers(folder: Path) -> None:
@@ -55,10 +64,17 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def application(folder: Path) -> _Application:
-    """WSGI: `/metrics` for Prometheus, `/healthz` for probes."""
+def application(config: ServingConfig) -> Starlette:
+    """`/metrics` for Prometheus, `/healthz` for probes and, where there is a log, `POST /v1/outcomes`.
+
+    Raises:
+        Conflict: another sidecar has the log's folder.
+        InvalidInput: nothing that is installed knows the log's destination.
+    """
+    folder = config.metrics_dir
+    folder.mkdir(parents=True, exist_ok=True)
     os.environ[MULTIPROCESS_FOLDER] = str(folder)
-    from prometheus_client import CollectorRegistry, make_wsgi_app
+    from prometheus_client import CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
 
     class OwnMetrics(MultiProcessCollector):
@@ -70,34 +86,124 @@ def application(folder: Path) -> _Application:
 
     registry = CollectorRegistry()
     OwnMetrics(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    metrics = make_wsgi_app(registry)
+    routes = [Route("/metrics", _metrics(folder, registry)), Route("/healthz", _healthy)]
+    if not config.logged:
+        return Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+    intake, shipper = _log(config, registry)
 
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            start_response("405 Method Not Allowed", [*_TEXT, ("Allow", "GET, HEAD")])
-            return [b"use GET\n"]
-        if path == "/metrics":
-            forget_dead_workers(folder)
-            found: Iterable[bytes] = metrics(environ, start_response)
-            return found
-        if path == "/healthz":
-            start_response("200 OK", _TEXT)
-            return [b"ok\n"]
-        start_response("404 Not Found", _TEXT)
-        return [b"try /metrics or /healthz\n"]
+    @asynccontextmanager
+    async def running(_: Starlette) -> AsyncIterator[None]:
+        from serinus.serve.ship import shipping
+
+        with ExitStack() as stack:
+            stack.enter_context(shipping(shipper, intake.close_if_due, _LAST_SHIPPING_SECONDS))
+            stack.callback(intake.close)  # comes first, so that what it has is shipped too
+            yield
+
+    routes.append(Route("/v1/outcomes", _outcomes(intake), methods=["POST"]))
+    return Starlette(routes=routes, lifespan=running, exception_handlers={HTTPException: _refused})
+
+
+def _log(config: ServingConfig, registry: CollectorRegistry) -> tuple[Intake, Shipper]:
+    from serinus.serve.log import epoch
+    from serinus.serve.log_metrics import LogCollector
+    from serinus.serve.outcomes import Intake
+    from serinus.serve.ship import Shipper
+
+    spool = config.spool_dir
+    assert spool is not None
+    store = PredictionStore(config.log_destination)
+    limit = config.deployment.log.buffer_limit
+    shipper = Shipper(spool, store, limit, config.metrics_dir, epoch(config.metrics_dir))
+    intake = Intake(config, spool)
+    registry.register(LogCollector(shipper, intake, config.deployment.model.name))
+    log.info("prediction log goes from %s to %s", spool, store.url)
+    return intake, shipper
+
+
+def _metrics(folder: Path, registry: CollectorRegistry) -> Callable[[Request], Response]:
+    from prometheus_client.exposition import choose_encoder
+
+    def answer(request: Request) -> Response:
+        forget_dead_workers(folder)
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": kind})
 
     return answer
 
 
-def open_server(folder: Path, port: int, address: str = LOOPBACK) -> WSGIServer:
-    """A server that is bound but does not serve yet; port 0 takes a free one.
+def _healthy(_: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _outcomes(intake: Intake) -> Callable[[Request], object]:
+    async def answer(request: Request) -> Response:
+        body = await _body(request)
+        try:
+            posted = await run_in_threadpool(intake.post, body)
+        except InvalidInput as error:
+            return _error(400, str(error))
+        except EngineError as error:
+            log.error("%s", error)
+            return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
+        return JSONResponse(posted.content(), posted.status)
+
+    return answer
+
+
+async def _body(request: Request) -> bytes:
+    """The request's body, no further than the limit."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_LIMIT:
+            raise HTTPException(413, f"the request's body is larger than {BODY_LIMIT} bytes")
+    return bytes(body)
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    """What the framework refuses, in our form of an error."""
+    assert isinstance(error, HTTPException)
+    words = {404: "there is no such path here", 405: "this path does not take this method"}
+    return _error(error.status_code, words.get(error.status_code, error.detail), dict(error.headers or {}))
+
+
+def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": text}, status, headers)
+
+
+def listen(port: int, address: str = LOOPBACK) -> socket.socket:
+    """A bound socket; port 0 takes a free one.
 
     Raises:
         Conflict: the port is taken.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return make_server(address, port, application(folder), server_class=_Server, handler_class=_Quiet)
+        listener.bind((address, port))
     except OSError as error:
+        listener.close()
         raise Conflict(f"cannot listen on {address}:{port}: {error.strerror}", hint="choose another port") from error
+    return listener
+
+
+def server(config: ServingConfig) -> Server:
+    """A server for `run(sockets=[listen(port)])`, ended in order by SIGTERM and SIGINT. Raises as `application`."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            application(config),
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            limit_concurrency=256,
+        )
+    )

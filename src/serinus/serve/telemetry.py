@@ -38,7 +38,10 @@ _FIRST_CATEGORY_BIN = 2
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family. Every one also has the labels `model` and `version`."""
+    """One metric family. Every one also has the labels `model` and `version`.
+
+    What the `sidecar` counts itself is not in the workers' files.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -46,10 +49,31 @@ class Metric:
     labels: tuple[str, ...] = ()
     unit: str = ""
     buckets: tuple[float, ...] = ()
+    process: Literal["worker", "sidecar"] = "worker"
 
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# `stream` is `predictions` or `outcomes`; outcomes have no version. They are from files, not from what workers counted.
+_OF_SIDECAR: tuple[tuple[str, Literal["counter", "gauge"], str, str], ...] = (
+    ("serinus_log_shipped_rows_total", "counter", "Rows at the log's destination.", "stream"),
+    ("serinus_log_shipped_segments_total", "counter", "Files brought to the log's destination.", "stream"),
+    ("serinus_log_shipped_bytes_total", "counter", "Bytes brought to the log's destination.", "stream"),
+    (
+        "serinus_log_discarded_rows_total", "counter",
+        "Rows of files that were dropped, oldest first, because the spool reached its limit.", "stream",
+    ),
+    ("serinus_log_upload_failures_total", "counter", "Attempts to ship a file that failed.", "stream"),
+    ("serinus_log_damaged_segments_total", "counter", "Files set aside, as they cannot be read.", "stream"),
+    ("serinus_log_spool_rows", "gauge", "Rows in files that wait to be shipped, open ones included.", "stream"),
+    ("serinus_log_spool_bytes", "gauge", "Bytes of files that wait to be shipped.", "stream"),
+    ("serinus_log_spool_age_seconds", "gauge", "Age of the oldest file that waits to be shipped.", "stream"),
+    ("serinus_outcomes_total", "counter", "Outcomes posted: new, repeated, corrected or invalid.", "result"),
+)  # fmt: skip
+SIDECAR_METRICS = tuple(
+    Metric(name, kind, text, (label,), process="sidecar") for name, kind, text, label in _OF_SIDECAR
+)
 
 METRICS = {
     metric.name: metric
@@ -61,6 +85,11 @@ METRICS = {
             "Time in the handler; all requests of a batch take as long as the batch.", unit="seconds", buckets=_SECONDS,
         ),
         Metric("serinus_batch_size", "histogram", "Requests in a batch.", unit="requests", buckets=_SIZES),
+        Metric(
+            "serinus_request_queue_seconds", "histogram",
+            "Time from the front door to the handler: waiting for a worker, and for the batch to fill.",
+            unit="seconds", buckets=_SECONDS,
+        ),
         Metric(
             "serinus_feature_lookup_seconds", "histogram", "Time of a batch's reads of the online store.",
             unit="seconds", buckets=_SECONDS,
@@ -76,6 +105,16 @@ METRICS = {
         Metric("serinus_feature_values_total", "counter", "Values served, by the profile's bins.", ("feature", "bin")),
         Metric("serinus_prediction_values_total", "counter", "Probabilities served, by the profile's bins.", ("bin",)),
         Metric("serinus_model_info", "gauge", "1 for each model version that is loaded.", ("digest", "schema_digest")),
+        Metric("serinus_log_rows_total", "counter", "Answered rows handed to the prediction log."),
+        Metric(
+            "serinus_log_dropped_rows_total", "counter",
+            "Rows lost before they were in a file: sampled (on purpose), queue_full, disk_full, disk_error, invalid.",
+            ("reason",),
+        ),
+        Metric("serinus_log_appended_rows_total", "counter", "Rows appended to segments of the prediction log."),
+        Metric("serinus_log_appended_bytes_total", "counter", "Bytes appended to segments of the prediction log."),
+        Metric("serinus_log_segments_total", "counter", "Segments of the prediction log that workers closed."),
+        *SIDECAR_METRICS,
     )
 }  # fmt: skip
 
@@ -84,8 +123,8 @@ def series(profile: Profile, views: int) -> int:
     """How many time series one worker's version of a model exposes at most, histogram buckets included."""
     columns = (*profile.columns, *((profile.prediction,) if profile.prediction else ()))
     histograms = sum(len(metric.buckets) + 3 for metric in METRICS.values() if metric.kind == "histogram")
-    codes, single = 6, 6
-    return sum(len(column.counts) for column in columns) + histograms + 4 * views + codes + single
+    codes, single, of_log = 6, 6, 9
+    return sum(len(column.counts) for column in columns) + histograms + 4 * views + codes + single + of_log
 
 
 def configure(folder: Path) -> None:
@@ -114,7 +153,9 @@ class Telemetry:
         self._registry = registry
         self._common = (config.deployment.model.name, str(config.version))
         self._children: dict[tuple[str, ...], Any] = {}
-        self._families = {metric.name: self._family(metric) for metric in METRICS.values()}
+        self._families = {
+            metric.name: self._family(metric) for metric in METRICS.values() if metric.process == "worker"
+        }
         self._values = ValueCounts(signature, profile)
         self._child("serinus_model_info", config.digest, signature.schema_digest).set(1)
         self._stop = threading.Event()
@@ -126,6 +167,14 @@ class Telemetry:
             self._child("serinus_requests_total", str(code)).inc(codes.count(code))
         _observe(self._child("serinus_request_duration_seconds"), seconds, len(codes))
         _observe(self._child("serinus_batch_size"), len(codes), 1)
+
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Count how long each of a batch's requests waited."""
+        histogram = self._child("serinus_request_queue_seconds")
+        histogram._sum.inc(sum(seconds))
+        for at, times in enumerate(np.bincount(np.searchsorted(histogram._upper_bounds, seconds)).tolist()):
+            if times:
+                histogram._buckets[at].inc(times)
 
     def rows(self, ok: int, failed: int) -> None:
         """Count a batch's rows."""
@@ -146,6 +195,10 @@ class Telemetry:
     def stale(self, view: str, rows: int) -> None:
         """Count rows whose values of a view were too old."""
         self._add("serinus_feature_stale_total", rows, view)
+
+    def count(self, name: str, amount: int, *labels: str) -> None:
+        """Add to a worker's counter of `METRICS`, from any thread."""
+        self._add(name, amount, *labels)
 
     def served(
         self, numbers: NDArray[np.float32], categories: NDArray[np.int64], probabilities: NDArray[np.float64]

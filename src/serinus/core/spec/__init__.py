@@ -3,6 +3,7 @@
 from serinus.core.spec.common import API_VERSION, Metadata, parse_resources
 from serinus.core.spec.deployment import FeaturePolicy, ModelDeployment, ModelDeploymentSpec, Predictor
 from serinus.core.spec.service import KINDS, ModelService, parse_service
+from serinus.core.spec.traffic import Canary, Traffic
 from serinus.core.spec.training import (
     ContinuousTraining,
     ContinuousTrainingSpec,
@@ -14,6 +15,7 @@ from serinus.core.spec.training import (
 
 __all__ = [
     "API_VERSION",
+    "Canary",
     "ContinuousTraining",
     "ContinuousTrainingSpec",
     "Evaluation",
@@ -25,6 +27,7 @@ __all__ = [
     "ModelDeploymentSpec",
     "ModelService",
     "Predictor",
+    "Traffic",
     "Training",
     "Windows",
     "parse_resources",

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, model_validator
 
 from serinus.core.spec.common import Name, Resource, SpecModel
+from serinus.core.spec.log import PredictionLog
+from serinus.core.spec.traffic import Traffic, Version
 from serinus.core.times import Duration, PositiveDuration
-
-
-def _version(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return handler(value)
-    except ValidationError:
-        # Pydantic reports one error a member of the union; a reader wants one.
-        raise ValueError("a registry version (1 or more), champion or challenger") from None
-
-
-Version = Annotated[
-    Annotated[int, Field(ge=1)] | Literal["champion", "challenger"],
-    WrapValidator(_version),
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
-]
 
 
 class ModelRef(SpecModel):
@@ -85,6 +72,9 @@ class Features(SpecModel):
     """For every view not named below."""
     views: dict[str, FeaturePolicy] = {}
     """By name of the feature view."""
+    cache_age: Duration = timedelta(seconds=1)
+    """How long a worker may use a value that it has read again before it reads it anew; 0 reads for every batch. A
+    value's own age is judged at each use, so this never takes one past its limit."""
 
     def policy(self, view: str) -> FeaturePolicy:
         """The policy for a feature view: its own, or the default."""
@@ -100,6 +90,10 @@ class ModelDeploymentSpec(SpecModel):
     """The processes that answer."""
     features: Features = Features()
     """Handling of features, by default and by feature view."""
+    log: PredictionLog = PredictionLog()
+    """Every answer with the values it was made from, as Parquet files in an object store."""
+    traffic: Traffic = Traffic()
+    """Who gets which version, and what the front door lets through."""
 
 
 class ModelDeployment(Resource):

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table of what it measured, against peers measured in the same run."""

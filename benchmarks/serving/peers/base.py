@@ -1,0 +1,97 @@
+"""How a peer is started, found ready, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks.serving.ground import Ground
+from benchmarks.serving.measure import Roots
+
+HERE = Path(__file__).parent
+Body = Callable[[dict[str, Any]], bytes]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A peer that answers. `roots` may be asked for anew, as servers replace their processes."""
+
+    url: str
+    roots: Callable[[], Roots]
+
+
+def v1(row: dict[str, Any]) -> bytes:
+    """The body that most peers take: one row of keys and request features."""
+    return json.dumps({"instances": [row]}, separators=(",", ":")).encode()
+
+
+@contextlib.contextmanager
+def processes(
+    commands: Mapping[str, Sequence[str]], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Roots]:
+    """Run commands, their words in a log file; ends them and all their descendants."""
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    own = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    with log.open("ab") as words:
+        try:
+            for label, command in commands.items():
+                started[label] = subprocess.Popen(command, stdout=words, stderr=words, env=own, cwd=HERE.parents[2])
+            yield {label: process.pid for label, process in started.items()}
+        finally:
+            for process in started.values():
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for each in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.terminate()
+        _, alive = psutil.wait_procs(tree, timeout=8)
+        for each in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait(timeout=10)
+
+
+def await_answer(url: str, body: bytes, log: Path, seconds: float = 60) -> None:
+    """Wait until a peer answers 200.
+
+    Raises:
+        TimeoutError: it does not; with the end of its log.
+    """
+    deadline = time.monotonic() + seconds
+    last = "no connection"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=5)
+            if answer.status_code == 200:
+                return
+            last = f"{answer.status_code} {answer.text[:500]}"
+        except httpx.TransportError as error:
+            last = repr(error)
+        time.sleep(0.2)
+    raise TimeoutError(f"{url} does not answer ({last}):\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def python(script: str, ground: Ground, *arguments: str) -> list[str]:
+    """The command of a peer's own script."""
+    return [
+        sys.executable,
+        "-m",
+        f"benchmarks.serving.peers.{script}",
+        str(Path(ground.folder) / "ground.json"),
+        *arguments,
+    ]

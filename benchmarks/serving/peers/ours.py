@@ -1,0 +1,70 @@
+"""Serinus, started as `serinus up` starts it: Envoy, TorchServe, the sidecar; freshness, telemetry and log on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from benchmarks.serving.ground import Prepared
+from benchmarks.serving.measure import Roots
+from benchmarks.serving.peers.base import Running, await_answer
+from serinus.control import stack
+from serinus.control.state import RunFolder, StackState
+from serinus.engines import processes
+from serinus.engines.ports import LOOPBACK, free_ports
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The same predictor through Envoy, and past it."""
+
+    envoy: Running
+    direct: Running
+
+
+@contextlib.contextmanager
+def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Doors]:
+    """Serve the model, with or without the cache of decoded rows."""
+    spec = prepared.deployment
+    if not cached:
+        features = spec.features.model_copy(update={"cache_age": timedelta(0)})
+        spec = spec.model_copy(update={"features": features})
+    serving = prepared.serving(spec)
+    (port,) = free_ports(1)
+    options = stack.Options(port=port, progress=lambda _: None)
+    stack.up(serving, prepared.version, prepared.registry.fetch, options)
+    try:
+        folder = RunFolder(prepared.platform)
+        state = folder.read()
+        assert state is not None
+        log = folder.supervisor(state).log("envoy")
+        url = f"{state.address}/v1/models/{state.model}:predict"
+        await_answer(url, body, log)
+        own = next(iter(state.instances.values()))
+        direct = f"http://{LOOPBACK}:{own.inference_port}/v1/models/{state.model}:predict"
+        await_answer(direct, body, log)
+        yield Doors(Running(url, lambda: _roots(state)), Running(direct, lambda: _roots(state)))
+    finally:
+        stack.down(prepared.platform)
+
+
+def _roots(state: StackState) -> Roots:
+    found: dict[str, int] = {}
+    for each in processes.marked(state.mark):
+        words = " ".join(processes.command_line(each))
+        for label, sign in _SIGNS.items():
+            if sign in words:
+                found[label] = each.pid
+                break
+    return found
+
+
+_SIGNS = {
+    "worker": "model_service_worker",
+    "front end": "org.pytorch.serve.ModelServer",
+    "envoy": "_bin/envoy",
+    "sidecar": "serinus sidecar",
+    "supervisor": "supervisord",
+}

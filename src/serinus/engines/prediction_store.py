@@ -1,0 +1,104 @@
+"""Where the prediction log ends up: any object store that fsspec knows, or a folder."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serinus.core.errors import EngineError, InvalidInput, SerinusError
+from serinus.engines.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+
+class PredictionStore:
+    """Files below one path or URL.
+
+    Every file system has errors of its own, so each call here takes whatever comes for the engine's failure.
+    """
+
+    def __init__(self, url: str) -> None:
+        """
+        Raises:
+            InvalidInput: nothing that is installed knows the URL's scheme.
+        """
+        import fsspec  # type: ignore[import-untyped]
+
+        self.url = url
+        try:
+            self._fs, root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise InvalidInput(
+                f"the destination {url} cannot be used: {error}", hint="install the fsspec package of its store"
+            ) from error
+        except Exception as error:
+            raise self._failed("open", "", error) from error
+        self._root = str(root).rstrip("/")
+        self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all, in place of one of that name.
+
+        Raises:
+            EngineError: the store refuses or cannot be reached.
+        """
+        path = self._path(name)
+        try:
+            if self._local:
+                with replacing(Path(path)) as part:
+                    part.write_bytes(content)
+            else:
+                self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
+                self._fs.pipe_file(path, content)
+        except Exception as error:
+            raise self._failed("write", name, error) from error
+
+    def folders(self, name: str) -> list[str]:
+        """Names of the folders in a folder, sorted; none where it does not exist.
+
+        Raises:
+            EngineError: the store cannot be reached.
+        """
+        try:
+            self._fs.invalidate_cache()
+            found = self._fs.ls(self._path(name), detail=True)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise self._failed("list", name, error) from error
+        return sorted(posixpath.basename(each["name"].rstrip("/")) for each in found if each["type"] == "directory")
+
+    def files(self, name: str) -> list[str]:
+        """Paths of all Parquet files below a folder, sorted, for `filesystem`.
+
+        Raises:
+            EngineError: the store cannot be reached.
+        """
+        try:
+            found = self._fs.find(self._path(name))
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise self._failed("list", name, error) from error
+        return sorted(path for path in found if path.endswith(".parquet"))
+
+    @property
+    def root(self) -> str:
+        """The store's path as `files` begin with it."""
+        return self._root
+
+    @property
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        """The store as Arrow reads it."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(self._fs))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _failed(self, verb: str, name: str, error: Exception) -> SerinusError:
+        what: Any = str(error) or type(error).__name__
+        return EngineError(f"cannot {verb} {self.url}{'/' + name if name else ''}: {what}")
