@@ -15,7 +15,7 @@ from benchmarks.serving import report
 from benchmarks.serving.ground import Keys, Prepared, prepared
 from benchmarks.serving.load import Loaded, closed, opened
 from benchmarks.serving.measure import Cell, measured
-from benchmarks.serving.peers import limit, ours
+from benchmarks.serving.peers import bare_envoy, limit, ours
 from benchmarks.serving.peers.base import Running, await_answer, processes, python, v1
 
 # Connections that keep a peer busy. Slow peers get fewer: more would only make their queues longer.
@@ -123,12 +123,19 @@ def _pair(run: Run, what: tuple[Keys, bool], at_limit: Running | None, rate: flo
     word = "cached" if cached else "uncached"
     with contextlib.ExitStack() as stack:
         doors = stack.enter_context(ours.running(run.prepared, cached, run.first(keys))) if own else None
+        bare = (
+            stack.enter_context(bare_envoy.running(doors.direct, run.first(keys), run.folder))
+            if doors is not None and cached
+            else None
+        )
         for _ in range(2):
             if at_limit is not None:
                 _better(run, f"limit {keys}", partial(_busy, run, at_limit, f"limit-{keys}"))
             if doors is not None:
                 _better(run, f"ours {keys} {word} direct", partial(_busy, run, doors.direct, keys))
                 _better(run, f"ours {keys} {word}", partial(_busy, run, doors.envoy, keys))
+            if bare is not None:
+                _better(run, f"ours {keys} {word} bare envoy", partial(_busy, run, bare, keys))
         if doors is not None:
             other = "uniform" if keys == "zipf" else "zipf"
             run.busy(f"ours {other} {word}", doors.envoy, other, BUSY)

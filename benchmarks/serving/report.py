@@ -34,7 +34,10 @@ def figures(cells: dict[str, Cell], store: str) -> dict[str, Any]:
         return cells[name].loaded.p99 if name in cells else None
 
     full = rate("ours zipf cached")
-    envoy = cells["ours zipf cached"].cpu_us.get("envoy") if "ours zipf cached" in cells else None
+    envoy, bare = (
+        cells[name].cpu_us.get("envoy") if name in cells else None
+        for name in ("ours zipf cached", "ours zipf cached bare envoy")
+    )
     found = {
         "throughput_over_usual_pattern": over(full, rate("usual zipf")),
         "throughput_over_best_in_process": over(
@@ -44,6 +47,7 @@ def figures(cells: dict[str, Cell], store: str) -> dict[str, Any]:
         "throughput_over_limit_uncached": over(rate("ours uniform uncached direct"), rate("limit uniform")),
         "p99_over_usual_pattern": over(p99("ours zipf cached paced"), p99("usual zipf paced")),
         "envoy_cpu_us": None if envoy is None else round(envoy, 1),
+        "envoy_cpu_over_bare": over(envoy, bare),
     }
     absolute = {name: {**asdict(cell.loaded), "rate": cell.loaded.rate, "cpu_us": cell.cpu_us,
                        "memory_mb": cell.memory_mb} for name, cell in cells.items()}  # fmt: skip

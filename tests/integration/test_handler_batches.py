@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -214,7 +215,7 @@ def test_what_is_answered_is_counted(served: Served) -> None:
         plain(toy.row(), toy.row(origin="XXX")),
         plain(toy.row(hour="x")),
         Raw({"host": "h"}, b"{"),
-        plain(toy.row()),
+        Raw({"host": "h", "x-serinus-start": f"{time.time() - 0.2:.6f}"}, json.dumps(toy.row()).encode()),
     ]
     predictor.handle(raws)
     predictor.close()
@@ -227,6 +228,9 @@ def test_what_is_answered_is_counted(served: Served) -> None:
     assert [value("serinus_rows_total", result=result) for result in ("ok", "failed")] == [2, 2]
     assert value("serinus_feature_missing_total", view="hourly", reason="absent") == 1
     assert value("serinus_batch_size_sum") == 4
+    assert value("serinus_request_queue_seconds_count") == 1
+    assert value("serinus_request_queue_seconds_bucket", le="0.1") == 0
+    assert 0.2 <= value("serinus_request_queue_seconds_sum") < 10
     bins = sum(value("serinus_prediction_values_total", bin=str(at)) or 0 for at in range(21))
     assert bins == 2, "rejected rows are not served"
 

@@ -148,8 +148,9 @@ def test_killed_anywhere_nothing_is_lost_or_counted_twice(
 
 
 def test_an_unreachable_destination_is_tried_again_until_it_is_back(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ship.log, "disabled", False)  # import-linter, in another test, turns off all that it finds
     caplog.set_level("INFO", logger="serinus")
     (site.folder / "store").write_text("a file where a folder should be")
     closed(site.folder, 1, 3)

@@ -167,6 +167,7 @@ def test_the_number_of_series_is_bounded(counted: tuple[Telemetry, CollectorRegi
     counts.served(wide, every_code, np.linspace(0, 1, len(every_code)))
     counts.flush()
     counts.answered([200, 400, 422, 500, 503], 0.1)
+    counts.waited([0.001])
     counts.rows(1, 1)
     counts.looked_up(0.1, 1, 1, 1)
     for reason in ("absent", "early", "unavailable"):

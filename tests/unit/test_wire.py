@@ -1,4 +1,4 @@
-"""Batches between TorchServe's front end and its worker: the same messages as TorchServe's own functions read and write."""
+"""Batches between TorchServe's front end and its worker: what TorchServe's own functions read and write."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def create() -> FastAPI:
     app = FastAPI()
 
     @app.post("/v1/models/flights:predict")
-    def predict(body: Body) -> dict[str, list[float]]:
+    async def predict(body: Body) -> dict[str, list[float]]:
         return {"predictions": scorer(body.instances)}
 
     return app

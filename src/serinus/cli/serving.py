@@ -288,12 +288,13 @@ def _show(found: Status) -> None:
     _say(f"{found.model} version {found.version} is {found.condition} at {found.address}{replay}")
     for problem in found.problems:
         _say(f"  {problem}")
-    versions = Table("version", "role", "weight", "shadow", "requests", "ready")
+    versions = Table("version", "role", "weight", "shadow", "requests", "series", "ready")
     for version in found.versions:
         shares = (f"{version.weight:g} %", f"{version.shadow:g} %")
         role = version.role or "being started or drained"
         sent = "unknown" if version.requests is None else str(version.requests)
-        versions.add_row(str(version.version), role, *shares, sent, "yes" if version.ready else "no")
+        series = "unknown" if version.series is None else f"at most {version.series}"
+        versions.add_row(str(version.version), role, *shares, sent, series, "yes" if version.ready else "no")
     Console().print(versions)
     table = Table("process", "state", "pid", "memory", "detail")
     for each in found.programs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -10,9 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from serinus.control.instance import ready
 from serinus.control.stack import answers, is_supervised
 from serinus.control.state import RunFolder, StackState
-from serinus.core.errors import EngineError
+from serinus.core.errors import EngineError, SerinusError
 from serinus.core.platform import Platform
+from serinus.core.profile import Profile
+from serinus.core.signature import Signature
 from serinus.engines import envoy_admin, processes
+from serinus.engines.archive import PROFILE, SIGNATURE, read_archive
+from serinus.engines.files import sha256
+from serinus.serve.telemetry import series
 
 
 class ProgramStatus(BaseModel):
@@ -30,7 +36,8 @@ class ProgramStatus(BaseModel):
 class VersionStatus(BaseModel):
     """One model version: `weight` is the percent of requests that it answers, `shadow` of those it gets a copy of.
     A version without a role is being started or drained. `requests` is how many Envoy has sent to it since it started,
-    copies included; None where Envoy cannot be asked."""
+    copies included; None where Envoy cannot be asked. `series` is how many time series a worker of it exposes at most,
+    None where its archive cannot be read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,6 +47,7 @@ class VersionStatus(BaseModel):
     shadow: float
     ready: bool
     requests: int | None
+    series: int | None = None
 
 
 class Status(BaseModel):
@@ -112,9 +120,19 @@ def _versions(state: StackState) -> tuple[VersionStatus, ...]:
             shadow=each.shadow,
             ready=ready(state.instances[each.version], workers),
             requests=received.get(each.version),
+            series=_series(state.instances[each.version].archive),
         )
         for each in state.door.backends
     )
+
+
+def _series(path: Path) -> int | None:
+    try:
+        with read_archive(path, sha256(path)) as opened:
+            profile = Profile.model_validate_json(opened.read(PROFILE))
+            return series(profile, len(Signature.model_validate_json(opened.read(SIGNATURE)).views))
+    except (SerinusError, OSError, ValueError):
+        return None  # a version that cannot be started says so itself
 
 
 def _programs(folder: RunFolder, state: StackState) -> tuple[ProgramStatus, ...]:

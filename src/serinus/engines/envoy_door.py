@@ -17,6 +17,7 @@ SIDECAR = "sidecar"
 MANAGEMENT = "-management"
 
 QUOTA_FILTER = "envoy.filters.http.local_ratelimit"
+HEALTH_FILTER = "envoy.filters.http.health_check"
 HEADERS_FILTER = "envoy.filters.http.header_mutation"
 LUA_FILTER = "envoy.filters.http.lua"
 

@@ -14,12 +14,11 @@ from serinus.engines import envoy_grpc
 from serinus.engines.envoy_clusters import sidecar
 from serinus.engines.envoy_door import (
     HEADERS_FILTER,
+    HEALTH_FILTER,
     JSON,
     LUA_FILTER,
-    PROTOCOL_HEADER,
     QUOTA_FILTER,
     ROUTES,
-    SHADOW_HEADER,
     TYPE,
     Door,
     duration,
@@ -105,7 +104,6 @@ def _connection_manager(door: Door) -> dict[str, Any]:
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
         "request_id_extension": _request_ids(),
-        "early_header_mutation_extensions": [_only_ours()],
         "common_http_protocol_options": {
             "idle_timeout": "300s",
             "max_headers_count": _HEADERS,
@@ -127,20 +125,6 @@ def _connection_manager(door: Door) -> dict[str, Any]:
     }
 
 
-def _only_ours() -> dict[str, Any]:
-    """Headers that steer Envoy or the handler are set here, or by nobody: what a client sends of them is dropped."""
-    steering = [PROTOCOL_HEADER, SHADOW_HEADER]
-    mutations: list[dict[str, Any]] = [{"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}]
-    mutations += [{"remove": name} for name in steering]
-    return {
-        "name": "envoy.http.early_header_mutation.header_mutation",
-        "typed_config": {
-            "@type": TYPE + "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": mutations,
-        },
-    }
-
-
 def _request_ids() -> dict[str, Any]:
     """Ids as they came: by default Envoy hides a tracing decision in one of their digits."""
     kind = TYPE + "extensions.request_id.uuid.v3.UuidRequestIdConfig"
@@ -152,10 +136,9 @@ def _filters(door: Door) -> list[dict[str, Any]]:
     buffer = {"@type": _HTTP_FILTER + "buffer.v3.Buffer", "max_request_bytes": door.traffic.maximum_body}
     return [
         envoy_grpc.bridge(),
-        _not_ready_when_draining(door),
+        _not_ready_when_draining(),
         *_quota(door),
-        # What it does is written with the routes, as it follows from the version's time limit.
-        {"name": HEADERS_FILTER, "typed_config": {"@type": _HTTP_FILTER + "header_mutation.v3.HeaderMutation"}},
+        _traces(),
         {"name": "envoy.filters.http.buffer", "typed_config": buffer},
         # Off but for the routes that turn it on: requests for predictions never pass it.
         {"name": LUA_FILTER, "disabled": True, "typed_config": script},
@@ -163,15 +146,35 @@ def _filters(door: Door) -> list[dict[str, Any]]:
     ]
 
 
-def _not_ready_when_draining(door: Door) -> dict[str, Any]:
+def _not_ready_when_draining() -> dict[str, Any]:
     """Readiness is false as soon as the admin API is told `healthcheck/fail`; otherwise the workers decide."""
-    paths = rf"/v2/health/ready|/v[12]/models/{door.model}(/versions/[0-9]+)?(/ready)?"
     config = {
         "@type": _HTTP_FILTER + "health_check.v3.HealthCheck",
         "pass_through_mode": True,
-        "headers": [{"name": ":path", "string_match": {"safe_regex": {"regex": paths}}}],
+        "headers": [{"name": ":method", "string_match": {"exact": "GET"}}],
     }
-    return {"name": "envoy.filters.http.health_check", "typed_config": config}
+    # Off but for the routes of readiness.
+    return {"name": HEALTH_FILTER, "disabled": True, "typed_config": config}
+
+
+def _traces() -> dict[str, Any]:
+    """A request without a W3C trace context gets one that says `not sampled`; one that has it keeps it untouched.
+
+    Envoy's tracers would make a span of their own. The id is the time, and digits of a random id that is thrown away.
+    """
+    scratch = "x-serinus-random"
+    random, moment, fraction = f"%REQ({scratch}):8%", "%START_TIME(%s%9f)%", "%START_TIME(%8f)%"
+    traceparent = f"00-00000{moment}{random}-{random}{fraction}-00"
+    mutations = [
+        {"append": {"header": {"key": scratch, "value": "%UNIQUE_ID%"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+        {"append": {"header": {"key": "traceparent", "value": traceparent}, "append_action": "ADD_IF_ABSENT"}},
+        {"remove": scratch},
+    ]
+    config = {
+        "@type": _HTTP_FILTER + "header_mutation.v3.HeaderMutation",
+        "mutations": {"request_mutations": mutations},
+    }
+    return {"name": HEADERS_FILTER, "typed_config": config}
 
 
 def _quota(door: Door) -> list[dict[str, Any]]:

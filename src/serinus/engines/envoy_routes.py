@@ -13,6 +13,7 @@ from typing import Any
 from serinus.core import inference
 from serinus.engines.envoy_door import (
     HEADERS_FILTER,
+    HEALTH_FILTER,
     JSON,
     LUA_FILTER,
     MANAGEMENT,
@@ -88,6 +89,8 @@ def route_configuration(door: Door) -> dict[str, Any]:
     refused = _refusals(model, allowed)
     return {
         "name": ROUTES,
+        # A client's own would be believed.
+        "request_headers_to_remove": [SHADOW_HEADER],
         # Metadata names every column; the default limit of 4 kB is soon reached.
         "max_direct_response_body_size_bytes": 1024 * 1024,
         "virtual_hosts": [
@@ -98,7 +101,6 @@ def route_configuration(door: Door) -> dict[str, Any]:
                 "retry_policy": _retries(),
                 # A body that was not kept could not be sent again, or copied.
                 "request_body_buffer_limit": door.traffic.maximum_body,
-                "typed_per_filter_config": {HEADERS_FILTER: _annotations(door)},
             }
         ],
     }
@@ -109,14 +111,15 @@ def _predictions(door: Door) -> Iterator[Route]:
     paths = {f"/v2/models/{model}/infer": "v2", f"/v1/models/{model}:predict": "v1", plain: "plain"}
     for path, protocol in paths.items():
         match = {"path": path, "headers": [_method("POST")]}
-        yield from (_rewritten(each, plain) | _marked(protocol) for each in _choices(door, match))
+        for route in _choices(door, match):
+            yield from _in_time(door, _rewritten(route, plain) | _marked(protocol))
     for each in door.named:
         match = {"path": f"/v2/models/{model}/versions/{each.version}/infer", "headers": [_method("POST")]}
         route = {
             "match": match,
             "route": {"cluster": cluster_name(model, each.version), **_seconds(door.timeout + _MARGIN)},
         }
-        yield _rewritten(route, plain) | _marked("v2")
+        yield from _in_time(door, _rewritten(route, plain) | _marked("v2"))
 
 
 def _grpc(door: Door) -> Iterator[Route]:
@@ -214,30 +217,22 @@ def _retries() -> dict[str, Any]:
     }
 
 
-def _annotations(door: Door) -> dict[str, Any]:
-    """The client's deadline becomes Envoy's time limit, and Envoy tells the handler of it. A request without a trace
-    gets one, made of the request's id; one that has a trace keeps it untouched.
-
-    An expression that cannot be evaluated, such as the number of a text, gives no header.
-    """
-    values = {}
-    if name := door.traffic.deadline_header:
-        asked, limit = f"request.headers['{name}']", round(door.timeout.total_seconds() * 1000)
-        bounded = f"'{name}' in request.headers && int({asked}) > 0 && int({asked}) < {limit}"
-        values["x-envoy-upstream-rq-timeout-ms"] = f"{bounded} ? {asked} : ''"
-    own = "request.headers['x-request-id']"
-    trace, span = f"{own}.replace('-', '')", f"{own}.substring(0, 8) + {own}.substring(28)"
-    absent = f"!('traceparent' in request.headers) && {own}.size() == 36"
-    values["traceparent"] = f"{absent} ? '00-' + {trace} + '-' + {span} + '-00' : ''"
-    mutations = [
-        {"append": {"header": {"key": key, "value": f"%CEL({value})%"}, "append_action": "ADD_IF_ABSENT"}}
-        for key, value in values.items()
-    ]
-    words = {"enable_string_functions": True, "enable_string_concat": True}
-    cel = {"@type": TYPE + "extensions.formatter.cel.v3.Cel", "cel_config": words}
-    formatters = [{"name": "envoy.formatter.cel", "typed_config": cel}]
-    kind = TYPE + "extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute"
-    return {"@type": kind, "mutations": {"request_mutations": mutations, "formatters": formatters}}
+def _in_time(door: Door, route: Route) -> Iterator[Route]:
+    """Before a route the same one for requests with a deadline: it becomes Envoy's time limit for the answer, and Envoy
+    tells the handler of it. A deadline that is no number, or later than the predictor's own, is as none."""
+    name, limit = door.traffic.deadline_header, round(door.timeout.total_seconds() * 1000)
+    if name is not None and "route" in route:
+        header = {"key": "x-envoy-upstream-rq-timeout-ms", "value": f"%REQ({name})%"}
+        per_route = {
+            "@type": TYPE + "extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
+            "mutations": {"request_mutations": [{"append": {"header": header, "append_action": _OVERWRITE}}]},
+        }
+        bounded = {"name": name, "range_match": {"start": 1, "end": limit}}
+        yield route | {
+            "match": _also(route["match"], bounded),
+            "typed_per_filter_config": {HEADERS_FILTER: per_route, **route.get("typed_per_filter_config", {})},
+        }
+    yield route
 
 
 def _health(door: Door) -> Iterator[Route]:
@@ -263,7 +258,8 @@ def _ready(door: Door, path: str, backend: Backend) -> Route:
         "source_code": {"inline_string": _READY_SCRIPT.replace("NAME", name)},
     }
     route = _get(door, path, {"route": action})
-    return route | {"typed_per_filter_config": {LUA_FILTER: per_route, **route.get("typed_per_filter_config", {})}}
+    own = {LUA_FILTER: per_route, HEALTH_FILTER: {"@type": TYPE + "config.route.v3.FilterConfig", "config": {}}}
+    return route | {"typed_per_filter_config": {**own, **route.get("typed_per_filter_config", {})}}
 
 
 def _descriptions(door: Door) -> Iterator[Route]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -42,6 +43,7 @@ class Worker:
             self._predictor = _load(Path(context.system_properties["model_dir"]))
             _close_at_end(self._predictor)
             wire.install(self.answer)
+            _keep_loaded()
         if data is None:
             return None
         # Beside the headers, TorchServe puts the content type of each part of the body in the same mapping.
@@ -71,6 +73,14 @@ def _close_at_end(predictor: Predictor) -> None:
     atexit.register(predictor.close)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def _keep_loaded() -> None:
+    """Spare what is loaded the search for garbage: going through all of Feast and torch holds up answers for a quarter
+    of a second. At the end it is searched again, for libraries complain of what they find left over."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def _texts(headers: Mapping[str, Any]) -> dict[str, str]:
