@@ -271,7 +271,7 @@ def test_envoy_and_its_parent_never_outlive_each_other(tmp_path: Path) -> None:
             (entry if end == "parent" else child).kill()
             assert entry.wait(10) in (-signal.SIGKILL, 256 - signal.SIGKILL)
             eventually(lambda child=child: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-            assert is_free(door.port), "a successor finds it"
+            assert eventually(lambda: is_free(door.port)), "a successor finds it"
         finally:
             entry.kill()
             entry.wait()

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from serinus.cli import app
 from serinus.control.shares import require_share, shared
 from serinus.control.state import Canary as Up
 from serinus.core.errors import InvalidInput, InvalidSpec
@@ -119,3 +121,8 @@ def test_without_a_canary_the_stable_version_has_all() -> None:
 def test_shares_that_make_no_sense_are_refused(weight: float, shadow: float) -> None:
     with pytest.raises(InvalidInput, match="allowed"):
         require_share(weight, shadow)
+
+
+def test_a_share_is_not_promoted() -> None:
+    told = CliRunner().invoke(app(), ["deploy", "4", "--weight", "5", "--promote"])
+    assert isinstance(told.exception, InvalidInput)
