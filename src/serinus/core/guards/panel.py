@@ -1,0 +1,1 @@
+"""All guards of one stage together, and how the error budget is divided over them."""
