@@ -151,10 +151,13 @@ def _other_policy(look: Look) -> Decision | None:
 
 def _not_ready(look: Look) -> Decision | None:
     state, limit = look.state, look.rollout.pace.ready_timeout
+    assert state.canary is not None
+    if look.situation.broken is not None:
+        return _take_back(look, f"version {state.canary.version} cannot be served: {look.situation.broken}")
     if state.unready < limit:
         return None
-    assert state.canary is not None
-    return _take_back(look, f"version {state.canary.version} was not ready for {format_duration(limit)}")
+    why = f": {look.situation.trouble}" if look.situation.trouble else ""
+    return _take_back(look, f"version {state.canary.version} was not ready for {format_duration(limit)}{why}")
 
 
 def _harm(look: Look) -> Decision | None:
@@ -169,7 +172,8 @@ def _starting(look: Look) -> Decision | None:
     assert state.canary is not None
     version = state.canary.version
     if not look.situation.ready.get(version, False):
-        return look.decision("hold", f"version {version} is being started")
+        trouble = (look.situation.trouble,) if look.situation.trouble else ()
+        return look.decision("hold", f"version {version} is being started", *trouble)
     return _paused(look) or _approval(look) or _forward(look)
 
 

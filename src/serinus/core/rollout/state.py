@@ -122,12 +122,15 @@ class Situation(Value):
     """What is the case at one look.
 
     `target` is the version that the spec asks for (None: it could not be looked up). `applied` says whether the shares
-    that were last decided are in force, `ready` which versions answer. `traffic` and `quality` are the evidence; None
-    where there is none.
+    that were last decided are in force, `trouble` why they could not be put in force, `broken` why the canary never can be
+    served: its archive is not the one that was registered. `ready` says which versions answer. `traffic` and `quality`
+    are the evidence; None where there is none.
     """
 
     target: Candidate | None = None
     applied: bool = True
+    trouble: str | None = None
+    broken: str | None = None
     ready: dict[int, bool] = {}
     traffic: Snapshot | None = None
     quality: QualityEvidence | None = None
