@@ -135,12 +135,14 @@ def deploy(
     from dataclasses import asdict
 
     from serinus.control import deploy as control
+    from serinus.control.rollout_laptop import require_by_hand
     from serinus.core.errors import InvalidInput
 
     share = None if weight is None and shadow is None else control.Share(weight or 0, shadow or 0)
     if share and promote:
         raise InvalidInput("--promote is for a version that gets all requests, not for one with a share of them")
     serving, registry = served(file)
+    require_by_hand(serving, share)
     chosen = _version(registry, serving, version)
     done = control.deploy(serving, chosen, registry.fetch, _options(wait), share)
     if promote:

@@ -19,7 +19,7 @@ from serinus.control.instance import Serving
 from serinus.control.rollout import Controller, Observed
 from serinus.control.stack import Options
 from serinus.control.state import RunFolder, StackState
-from serinus.core.errors import Conflict, EngineError, IntegrityError, SerinusError
+from serinus.core.errors import Conflict, EngineError, IntegrityError, InvalidInput, SerinusError
 from serinus.core.ledger import Entry
 from serinus.core.platform import Platform
 from serinus.core.profile import Profile
@@ -187,6 +187,25 @@ class RegistryVersions:
         if champion is None or champion.version != state.stable:
             self.registry.promote(self.model.name, state.stable)
         self._settled = state.stable
+
+
+def require_by_hand(serving: Serving, share: Share | None) -> None:
+    """Whether a version may be put in front by hand here: not while a rollout decides who gets how much.
+
+    Raises:
+        InvalidInput: a share is asked for, and the spec has a rollout.
+        Conflict: a rollout is under way.
+    """
+    if serving.deployment.rollout is None:
+        return
+    if share is not None:
+        raise InvalidInput("shares are decided by the spec's rollout", hint="`serinus rollout start VERSION` begins one")
+    state = RolloutFolder(serving.platform).ledger.head().state
+    if state is not None and state.canary is not None:
+        raise Conflict(
+            f"a rollout of version {state.canary.version} is under way",
+            hint="`serinus rollout promote` or `serinus rollout rollback` ends it",
+        )
 
 
 def answered(folder: RolloutFolder, command: Command, make: Callable[[], Controller], seconds: float) -> Entry:
