@@ -50,9 +50,9 @@ class Reading(BaseModel):
     """What one guard says, for people and for the state machine.
 
     `value` and `reference` are the metric of canary and stable version, in `unit`. The effect that is judged lies in
-    `[low, high]` (None: not bounded yet), harm is above `harm_above`, safe below `safe_below`. `canary` and `stable` say
-    how many requests (or rows) that rests on. `harm_evidence` and `safe_evidence` are log e-values as shares of what
-    is needed to reject: 1 or more is a verdict.
+    `[low, high]` (None: not bounded yet), harm is above `harm_above`, safe below `safe_below`. `canary` and `stable`
+    say how many requests (or rows) that rests on. `harm_evidence` and `safe_evidence` are log e-values as shares of
+    what is needed to reject: 1 or more is a verdict.
     """
 
     model_config = ConfigDict(frozen=True)
