@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serinus.core.evidence import Interval, Snapshot, Unusable, between
-from serinus.core.guards.panel import Panel
+from serinus.core.guards.panel import Panel, States
 from serinus.core.guards.quality import quality_readings
 from serinus.core.guards.reading import Reading
 from serinus.core.rollout.stages import shares
@@ -52,17 +52,17 @@ def _compare(state: RolloutState, situation: Situation) -> tuple[RolloutState, I
         return _from(state, None), Unusable(reason="the shares that were decided are not in force yet")
     if snapshot is None:
         return state, Unusable(reason="there is no evidence on the traffic")
+    if snapshot.missing:
+        # Passed over: the next whole totals will cover the time.
+        return state, Unusable(reason=f"evidence is incomplete: {'; '.join(snapshot.missing)}")
     if before is None:
-        if snapshot.missing:
-            return state, Unusable(reason=f"evidence is incomplete: {'; '.join(snapshot.missing)}")
         return _from(state, snapshot), Unusable(reason="the stage has just begun")
     if snapshot.at <= before.at:
         return state, Unusable(reason="there is no newer evidence on the traffic")
     roles = (state.canary.version, state.stable)
     found = between(before, snapshot, roles, shadow=state.phase == "shadow")
-    # Totals that lack something are passed over: the next whole ones will cover the time. After a fall of a counter
-    # nobody knows what was lost, so comparing begins anew.
-    return (state if snapshot.missing else _from(state, snapshot)), found
+    # After a fall of a counter nobody knows what was lost, so comparing begins anew.
+    return _from(state, snapshot), found
 
 
 def _from(state: RolloutState, baseline: Snapshot | None) -> RolloutState:
@@ -70,14 +70,25 @@ def _from(state: RolloutState, baseline: Snapshot | None) -> RolloutState:
 
 
 def _add(rollout: Rollout, state: RolloutState, interval: Interval) -> RolloutState:
-    edges = state.edges or interval.stable.latency_edges or interval.canary.latency_edges
-    state = state.model_copy(update={"edges": edges})
+    if state.tests is None:
+        if not interval.canary.requests and not interval.stable.requests:
+            return state  # histograms show their buckets once something is in them
+        edges = interval.stable.latency_edges or interval.canary.latency_edges
+        state = state.model_copy(update={"edges": edges})
     panel = _panel(rollout, state)
     states = panel.unpack(state.tests) if state.tests is not None else panel.start()
     weight = shares(rollout, state).weight / 100
     states = panel.update(states, panel.traffic(interval, weight))
     requests = state.requests + interval.canary.requests
     return state.model_copy(update={"tests": panel.pack(states), "requests": requests})
+
+
+def _sick(panel: Panel, states: States) -> tuple[str, ...]:
+    """A canary that only looks well beside a sick stable version has not earned anything."""
+    health = panel.health(states)
+    if not health.stable_sick or health.canary_well:
+        return ()
+    return ("the stable version itself errs too often, and the canary has not been shown to err less",)
 
 
 def _panel(rollout: Rollout, state: RolloutState) -> Panel:
