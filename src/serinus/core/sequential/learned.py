@@ -57,7 +57,7 @@ class LearnedTest:
         rows, other = (each.sum(axis=-1, keepdims=True) for each in (ours, theirs))
         high, low, chosen = self._ratios(state)
         inside, other_inside = ((each * chosen).sum(axis=-1, keepdims=True) for each in (ours, theirs))
-        weight = rows / np.maximum(rows + other, 1.0)
+        weight = rows / np.where(rows + other > 0, rows + other, 1.0)
         mean_high, mean_low = np.log1p((high - 1) * weight), np.log1p((low - 1) * weight)
         evidence = inside * np.log(high) + (rows - inside) * np.log(low)
         evidence -= (inside + other_inside) * mean_high + (rows - inside + other - other_inside) * mean_low
