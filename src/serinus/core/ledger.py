@@ -2,6 +2,9 @@
 
 Nothing can be changed, taken out or put in between without breaking the chain, and since decisions are a function of
 what stands in the ledger, they can be made again from it and must come out the same.
+
+An entry's digest is of the very bytes of its line, not of what is understood of them: any byte that changes is found,
+and a line that an older Serinus wrote stays good when entries get another field.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serinus.core.errors import IntegrityError
 from serinus.core.guards.reading import Reading
@@ -21,12 +24,13 @@ from serinus.core.spec.rollout import Rollout
 
 FIRST = "sha256:" + "0" * 64
 """What the first entry holds in place of a digest."""
+_DIGEST = b',"digest":"'
 
 
 class Entry(BaseModel):
     """One decision. `policy` is there where it is another one than before, `adopted` where the state was not decided
     but found: at the beginning, or after somebody changed the traffic by hand. `after` is the digest of the state that
-    the decision leaves."""
+    the decision leaves. `digest` stays the last field: it is of the bytes before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,10 +48,6 @@ class Entry(BaseModel):
     shares: Shares
     after: str
     digest: str = ""
-
-    def own_digest(self) -> str:
-        """The digest of all but itself."""
-        return digest_of(self.model_dump(mode="json", by_alias=True, exclude={"digest"}))
 
 
 class Broken(BaseModel):
@@ -73,7 +73,7 @@ class Head(BaseModel):
 def digest_of(value: Any) -> str:
     """SHA-256 of plain data in its one canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(text.encode())
 
 
 def state_digest(state: RolloutState) -> str:
@@ -81,9 +81,7 @@ def state_digest(state: RolloutState) -> str:
     return digest_of(state.model_dump(mode="json"))
 
 
-def entry_of(
-    head: Head, model: str, policy: Rollout, situation: Situation, decision: Decision
-) -> Entry:
+def entry_of(head: Head, model: str, policy: Rollout, situation: Situation, decision: Decision) -> Entry:
     """The entry for a decision that was made from the head's state."""
     entry = Entry(
         number=head.number + 1,
@@ -100,25 +98,48 @@ def entry_of(
         shares=decision.shares,
         after=state_digest(decision.state),
     )
-    return entry.model_copy(update={"digest": entry.own_digest()})
+    content = entry.model_dump_json(by_alias=True, exclude={"digest"}).encode()
+    return entry.model_copy(update={"digest": _sha256(content)})
 
 
-def chain(entries: Iterable[Entry], head: Head | None = None) -> Iterator[Entry | Broken]:
-    """Each entry that follows the one before unbroken; the first one that does not, as `Broken`, is the last."""
+def line_of(entry: Entry) -> bytes:
+    """The entry as a line of JSON, without its newline. The digest stands last; it is of the line without it."""
+    return entry.model_dump_json(by_alias=True).encode()
+
+
+def entry_from(line: bytes) -> Entry:
+    """The entry that a line holds.
+
+    Raises:
+        IntegrityError: the line was changed, or holds none.
+    """
+    content, mark, digest = line.rpartition(_DIGEST)
+    if not mark or digest != f'{_sha256(content + b"}")}"}}'.encode():
+        raise IntegrityError("it was changed: its digest is of other content")
+    try:
+        return Entry.model_validate_json(line)
+    except ValidationError as error:
+        raise IntegrityError("it holds no decision that this version of Serinus can read") from error
+
+
+def chain(lines: Iterable[bytes], head: Head | None = None) -> Iterator[Entry | Broken]:
+    """Each line's entry that follows the one before unbroken; the first one that does not, as `Broken`, is the last."""
     number, digest = (head.number, head.digest) if head is not None else (0, FIRST)
-    for entry in entries:
-        why = None
-        if entry.number != number + 1:
-            why = f"found number {entry.number} after {number}"
-        elif entry.previous != digest:
-            why = "it does not follow the entry before it: one of them was changed"
-        elif entry.digest != entry.own_digest():
-            why = "it was changed: its digest is of other content"
-        if why is not None:
-            yield Broken(number=number + 1, why=why)
+    for line in lines:
+        number += 1
+        try:
+            entry = entry_from(line)
+        except IntegrityError as error:
+            yield Broken(number=number, why=error.message)
+            return
+        if entry.number != number:
+            yield Broken(number=number, why=f"found number {entry.number} after {number - 1}")
+            return
+        if entry.previous != digest:
+            yield Broken(number=number, why="it does not follow the entry before it: one of them was changed")
             return
         yield entry
-        number, digest = entry.number, entry.digest
+        digest = entry.digest
 
 
 def advance(head: Head, entry: Entry) -> Head:
@@ -151,3 +172,7 @@ def _difference(entry: Entry, decision: Decision) -> str | None:
     if state_digest(decision.state) != entry.after:
         return "the state that it leaves"
     return None
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
