@@ -3,6 +3,9 @@
 Nothing can be changed, taken out or put in between without breaking the chain, and since decisions are a function of
 what stands in the ledger, they can be made again from it and must come out the same.
 
+They are made again with floating-point numbers whose last digits depend on the processor, as logarithms do. So numbers
+of readings need only agree in their first digits; what follows from them must be the same.
+
 An entry's digest is of the very bytes of its line, not of what is understood of them: any byte that changes is found,
 and a line that an older Serinus wrote stays good when entries get another field.
 """
@@ -11,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from math import isclose
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,6 +30,10 @@ from serinus.core.spec.rollout import Rollout
 FIRST = "sha256:" + "0" * 64
 """What the first entry holds in place of a digest."""
 _DIGEST = b',"digest":"'
+_NUMBER = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?")
+# Bounds are searched to about nine digits, and words hold three.
+_SAME = 1e-6
+_SAME_WORDS = 0.011
 
 
 class Entry(BaseModel):
@@ -77,8 +86,8 @@ def digest_of(value: Any) -> str:
 
 
 def state_digest(state: RolloutState) -> str:
-    """The digest of a state."""
-    return digest_of(state.model_dump(mode="json"))
+    """The digest of a state, without what other processors compute otherwise in the last digits."""
+    return digest_of(state.model_dump(mode="json", exclude={"tests", "readings"}))
 
 
 def entry_of(head: Head, model: str, policy: Rollout, situation: Situation, decision: Decision) -> Entry:
@@ -167,11 +176,30 @@ def _difference(entry: Entry, decision: Decision) -> str | None:
     """In words, what a decision made again has otherwise than the entry; None if nothing."""
     for name in ("action", "who", "shares", "reasons", "readings"):
         written, made = getattr(entry, name), getattr(decision, name)
-        if written != made:
+        if written != made and not _alike(written, made):
             return f"{name}: found {written!r:.300}, made again {made!r:.300}"
     if state_digest(decision.state) != entry.after:
         return "the state that it leaves"
     return None
+
+
+def _alike(written: object, made: object) -> bool:
+    """Whether two values differ in the last digits of numbers at most, be they in words."""
+    if isinstance(written, float) and isinstance(made, float):
+        return isclose(written, made, rel_tol=_SAME, abs_tol=_SAME)
+    if isinstance(written, str) and isinstance(made, str):
+        numbers = zip(_NUMBER.findall(written), _NUMBER.findall(made), strict=False)
+        near = all(isclose(_number(one), _number(other), rel_tol=_SAME_WORDS) for one, other in numbers)
+        return near and _NUMBER.sub("0", written) == _NUMBER.sub("0", made)
+    if isinstance(written, tuple) and isinstance(made, tuple) and len(written) == len(made):
+        return all(_alike(one, other) for one, other in zip(written, made, strict=True))
+    if isinstance(written, Reading) and isinstance(made, Reading):
+        return all(_alike(getattr(written, name), getattr(made, name)) for name in Reading.model_fields)
+    return written == made
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
 
 
 def _sha256(content: bytes) -> str:

@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 from pydantic import ValidationError
 
 from serinus.core.errors import EngineError, IntegrityError, NotFound
-from serinus.core.ledger import FIRST, Broken, Entry, Head, advance, chain, entry_from, line_of
+from serinus.core.ledger import FIRST, Broken, Entry, Head, advance, chain, entry_from, line_of, state_digest
 from serinus.core.rollout import RolloutState
 from serinus.engines.files import write_text
 
@@ -222,7 +222,9 @@ class Ledger:
             assert copy is not None
             raise self._broken(Broken(number=newest.number + 1 if newest else 1, why=_missing(copy)))
         if copy is not None and (copy.number, copy.digest) == (newest.number, newest.digest):
-            return copy
+            if copy.state is not None and state_digest(copy.state) == newest.after:
+                return copy
+            copy = None  # its state is another one than was decided
         known = copy or Head()
         for each in chain(self._lines_after(copy), known):
             if isinstance(each, Broken):
