@@ -120,10 +120,10 @@ def test_what_was_cut_off_stops_whoever_decides(ledger: Ledger, lines: list[byte
     ledger.path.write_bytes(b"".join(lines))
     ledger.head()
     ledger.path.write_bytes(b"".join(lines[:-1]))
-    with pytest.raises(IntegrityError, match=f"entry {LOOKS} .* is missing: {LOOKS} entries were written"):
+    with pytest.raises(IntegrityError, match=rf"entry {LOOKS} .* is missing: {LOOKS} entries were written"):
         ledger.head()
     ledger.path.unlink()
-    with pytest.raises(IntegrityError, match="entry 1 .* is missing"):
+    with pytest.raises(IntegrityError, match=r"entry 1 .* is missing"):
         ledger.seen()
 
 
@@ -271,7 +271,8 @@ def test_a_ledger_of_another_processor_comes_out_again(ledger: Ledger, lines: li
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     code = (
         "import sys, pathlib; from serinus.engines.ledger import Ledger;"
-        "checked = Ledger(pathlib.Path(sys.argv[1])).replay(); print(checked.entries); sys.exit(str(checked.broken or ''))"
+        "checked = Ledger(pathlib.Path(sys.argv[1])).replay(); print(checked.entries);"
+        "sys.exit(str(checked.broken or ''))"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, str(ledger.path.parent)],
