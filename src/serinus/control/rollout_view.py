@@ -158,15 +158,20 @@ def _told(ledger: Ledger, head: Head) -> tuple[tuple[Change, ...], Entry | None,
             before = entry.shares
         if read is None and entry.readings:
             read = entry
-        if newer is not None and (newer.action != "hold" or _said(newer) != _said(entry)):
-            changes.append(_change(newer))
+        if newer is not None and tells(newer, entry):
+            changes.append(change(newer))
         newer = entry
         if len(changes) == _DECISIONS and before is not None:
             break
     else:
         if newer is not None:
-            changes.append(_change(newer))
+            changes.append(change(newer))
     return tuple(changes[:_DECISIONS]), newest, read, before
+
+
+def tells(entry: Entry, before: Entry) -> bool:
+    """Whether an entry changed something, or gives other reasons than the one before it."""
+    return entry.action != "hold" or _said(entry) != _said(before)
 
 
 def _said(entry: Entry) -> tuple[str, ...]:
@@ -175,7 +180,8 @@ def _said(entry: Entry) -> tuple[str, ...]:
     return (entry.action, entry.who, *(words.get(each) or _NUMBER.sub("0", each) for each in entry.reasons))
 
 
-def _change(entry: Entry) -> Change:
+def change(entry: Entry) -> Change:
+    """An entry as it is told."""
     kept = entry.model_dump(include={"number", "at", "action", "who", "reasons", "shares"})
     return Change.model_validate({**kept, "brief": _brief(entry)})
 
