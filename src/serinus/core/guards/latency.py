@@ -14,8 +14,8 @@ import numpy as np
 
 from serinus.core.guards.reading import Evidences, Reading, Traffic
 from serinus.core.guards.words import Judgement, count, judgement, known, nothing, plain, seconds
-from serinus.core.sequential import AlphaShare, Bounds, QuantileTest, Verdict
-from serinus.core.sequential.verdict import Floats
+from serinus.core.sequential import AlphaShare, Bounds, QuantileTest, Verdict, decide
+from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.spec.rollout import Latency
 
 
@@ -49,6 +49,14 @@ class LatencyComparison:
         return Evidences(
             self.test.log_e(Verdict.HARM, state.canary, state.stable, self.tolerance),
             self.test.log_e(Verdict.SAFE, state.canary, state.stable, self.tolerance),
+        )
+
+    def codes(self, state: LatencyState, share: AlphaShare) -> Codes:
+        """Verdicts, [...]."""
+        canary, stable = state
+        return decide(
+            self.test.rejects(Verdict.HARM, canary, stable, self.tolerance, share.harm),
+            self.test.rejects(Verdict.SAFE, canary, stable, self.tolerance, share.safe),
         )
 
     def read(self, state: LatencyState, share: AlphaShare) -> Reading:

@@ -20,7 +20,7 @@ from serinus.core.guards import latency, predictions, rates, sample_ratio
 from serinus.core.guards.budget import shares
 from serinus.core.guards.rates import ErrorComparison, Health
 from serinus.core.guards.reading import ArmCounts, Guard, Reading, State, Traffic
-from serinus.core.sequential import AlphaShare, decide_by_evidence
+from serinus.core.sequential import AlphaShare
 from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.spec.rollout import Rollout
 
@@ -91,9 +91,8 @@ class Panel:
         """What each guard says, as codes of `Verdict`, [..., G]."""
         if not self.guards:
             return np.zeros((0,), dtype=np.int8)
-        evidences = (each.evidences(state) for each, state in zip(self.guards, states, strict=True))
-        said = zip(evidences, self.shares, strict=True)
-        return np.stack([decide_by_evidence(each.harm, each.safe, share) for each, share in said], axis=-1)
+        every = zip(self.guards, states, self.shares, strict=True)
+        return np.stack([each.codes(state, share) for each, state, share in every], axis=-1)
 
     def readings(self, states: States) -> tuple[Reading, ...]:
         """The same in words and numbers, of states of shape ()."""

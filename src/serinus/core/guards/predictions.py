@@ -18,10 +18,19 @@ import numpy as np
 from serinus.core.guards.reading import Evidences, Reading, Traffic
 from serinus.core.guards.words import Judgement, count, judgement, nothing, percent, plain
 from serinus.core.profile import PREDICTION_EDGES
-from serinus.core.sequential import AlphaShare, CloseTest, ExpectedTest, TwoSampleTest, smoothed, threshold
+from serinus.core.sequential import (
+    AlphaShare,
+    CloseTest,
+    ExpectedTest,
+    TwoSampleTest,
+    decide,
+    decide_by_evidence,
+    smoothed,
+    threshold,
+)
 from serinus.core.sequential.mixture import bisect
 from serinus.core.sequential.two_sample import CloseState, TwoSampleState
-from serinus.core.sequential.verdict import Floats
+from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.spec.rollout import Predictions
 
 # The middle of each bin. A missing prediction leans to neither side.
@@ -77,6 +86,10 @@ class PredictionComparison:
         """A total variation above the tolerance; every bin within the margin."""
         differ, close = self._tests
         return Evidences(differ.log_e(state.differ, self.tolerance), close.log_e(state.close, self.margin))
+
+    def codes(self, state: PredictionState, share: AlphaShare) -> Codes:
+        """Verdicts, [...]."""
+        return decide_by_evidence(*self.evidences(state), share)
 
     def _low(self, state: PredictionState, alpha: float) -> float:
         """The total variation is at least this: the tolerance at which the test would just reject."""
@@ -153,6 +166,11 @@ class ExpectedPredictions:
         """A total variation above the tolerance."""
         harm = self.test.log_e(state, self.tolerance)
         return Evidences(harm, np.full_like(harm, -np.inf))
+
+    def codes(self, state: Floats, share: AlphaShare) -> Codes:
+        """Verdicts, [...]."""
+        harm = self.test.rejects(state, self.tolerance, share.harm)
+        return decide(harm, np.zeros_like(harm))
 
     def read(self, state: Floats, share: AlphaShare) -> Reading:
         """In words, of a state of shape ()."""

@@ -33,9 +33,19 @@ from serinus.core.guards.words import (
     points,
     seconds,
 )
-from serinus.core.sequential import AlphaShare, Bounds, Counts, RateTest, Verdict, rate_bounds, rate_log_e, threshold
+from serinus.core.sequential import (
+    AlphaShare,
+    Bounds,
+    Counts,
+    RateTest,
+    Verdict,
+    decide_by_evidence,
+    rate_bounds,
+    rate_log_e,
+    threshold,
+)
 from serinus.core.sequential.rate_ratio import RateState
-from serinus.core.sequential.verdict import Floats
+from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.spec.rollout import Errors, FeatureProblems, QueryGuard, RateGuard, Slow
 
 Flags = NDArray[np.bool_]
@@ -99,6 +109,10 @@ class RateComparison:
         """Harm beyond the ratio, safety within the margin."""
         harm, safe = self._tests
         return Evidences(harm.log_e(state.harm), safe.log_e(state.safe, self.margin))
+
+    def codes(self, state: RateGuardState, share: AlphaShare) -> Codes:
+        """Verdicts, [...]."""
+        return decide_by_evidence(*self.evidences(state), share)
 
     def bounds(self, state: RateGuardState, share: AlphaShare) -> Bounds:
         """The excess over `ratio` times stable's rate, [...]; infinite where nothing is known."""

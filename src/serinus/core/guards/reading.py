@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serinus.core.evidence import Interval, QualityEvidence
 from serinus.core.sequential import AlphaShare
-from serinus.core.sequential.verdict import Floats
+from serinus.core.sequential.verdict import Codes, Floats
 
 Word = Literal["safe", "undecided", "harm"]
 
@@ -98,6 +98,10 @@ class Guard(Protocol):
 
     def evidences(self, state: State) -> Evidences:
         """What the state amounts to, [...]."""
+        ...
+
+    def codes(self, state: State, share: AlphaShare) -> Codes:
+        """The verdicts that these amount to, [...], as `decide_by_evidence` gives them, perhaps by a shorter way."""
         ...
 
     def read(self, state: State, share: AlphaShare) -> Reading:

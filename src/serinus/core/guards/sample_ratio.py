@@ -13,9 +13,9 @@ import numpy as np
 
 from serinus.core.guards.reading import Evidences, Reading, Traffic
 from serinus.core.guards.words import count, judgement, percent
-from serinus.core.sequential import AlphaShare, SampleRatioTest
+from serinus.core.sequential import AlphaShare, SampleRatioTest, decide_by_evidence
 from serinus.core.sequential.sample_ratio import SplitState
-from serinus.core.sequential.verdict import Floats
+from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.spec.rollout import SampleRatio
 
 
@@ -52,6 +52,10 @@ class SplitCheck:
         """A routing fault in either direction."""
         harm = self.test.log_e(state.test)
         return Evidences(harm, np.full_like(harm, -np.inf))
+
+    def codes(self, state: SplitCounts, share: AlphaShare) -> Codes:
+        """Verdicts, [...]."""
+        return decide_by_evidence(*self.evidences(state), share)
 
     def read(self, state: SplitCounts, share: AlphaShare) -> Reading:
         """In words, of a state of shape ()."""
