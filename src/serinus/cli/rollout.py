@@ -47,6 +47,8 @@ def status(
 
     Exit codes: 0 no rollout or one under way, 1 paused, 3 nothing was decided yet.
     """
+    from datetime import UTC, datetime
+
     from serinus.cli.rollout_screen import show
     from serinus.control.rollout_laptop import RolloutFolder
     from serinus.control.rollout_view import view
@@ -63,7 +65,7 @@ def status(
     if as_json:
         _json(found.model_dump(mode="json"))
     else:
-        show(found, page)
+        show(found, page, datetime.now(UTC))
     raise typer.Exit(1 if found.paused else 0)
 
 

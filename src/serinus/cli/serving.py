@@ -273,6 +273,8 @@ def _show(found: Status) -> None:
     _say(f"{found.model} version {found.version} is {found.condition} at {found.address}{replay}")
     for problem in found.problems:
         _say(f"  {problem}")
+    if found.rollout is not None:
+        _say(f"rollout: {found.rollout.headline}")
     versions = Table("version", "role", "weight", "shadow", "requests", "series", "ready")
     for version in found.versions:
         shares = (f"{version.weight:g} %", f"{version.shadow:g} %")
