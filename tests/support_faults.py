@@ -22,8 +22,7 @@ from tests.support_rollout import MINUTE, START
 
 OFF = {"enabled": False}
 NO_GUARDS = Guards.model_validate(
-    {name: OFF for name in ("errors", "slow", "latency", "features", "predictions", "sampleRatio")}
-    | {"quality": OFF}
+    dict.fromkeys(("errors", "slow", "latency", "features", "predictions", "sampleRatio"), OFF) | {"quality": OFF}
 )
 ERRORS_ONLY = NO_GUARDS.model_copy(update={"errors": Guards().errors})
 VERSIONS = {number: Candidate(version=number, digest=f"sha256:{number}") for number in (1, 2, 3, 4)}

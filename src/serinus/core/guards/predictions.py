@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-
 from numpy.typing import ArrayLike
 
 from serinus.core.guards.reading import Evidences, Reading, Traffic

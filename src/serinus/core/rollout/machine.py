@@ -285,4 +285,3 @@ def _frozen(duration: timedelta) -> str:
 
 def _digest(rollout: Rollout) -> str:
     return "sha256:" + hashlib.sha256(rollout.model_dump_json().encode()).hexdigest()
-

@@ -15,7 +15,6 @@ import numpy as np
 from serinus.core.errors import InvalidInput
 from serinus.core.sequential.verdict import Floats
 
-
 # A round of a bisection tries 63 points at once where there are at most so many elements.
 _FEW = 32
 _WIDE_BITS = 6
