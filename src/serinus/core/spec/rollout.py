@@ -1,7 +1,8 @@
 """`ModelDeployment.spec.rollout`: how a new version earns its traffic, and what takes it back.
 
 Tolerances say what counts as harm, margins what counts as safe; between them a guard waits for more evidence. All of a
-rollout's false alarms together have a probability of at most half of `alpha`, all of its wrong steps forward of the other half.
+rollout's false alarms together have a probability of at most half of `alpha`, and so have all of its wrong steps
+forward.
 """
 
 from __future__ import annotations
