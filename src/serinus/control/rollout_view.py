@@ -72,8 +72,8 @@ class RolloutView(Glance):
 
     `looked` is when the last decision was made, and `interval` how many seconds later the next one is due. `guards`
     were read at `guards_at`, when the canary had `guards_shares`; `current` says whether that is the present stage.
-    Decisions (the last twenty within ten thousand entries) and ends are the newest first. `waits` says what keeps the rollout from going on. `number` and `digest`
-    are the ledger's last entry's.
+    Decisions (the last twenty within ten thousand entries) and ends are the newest first. `waits` says what keeps the
+    rollout from going on. `number` and `digest` are the ledger's last entry's.
     """
 
     model: str
