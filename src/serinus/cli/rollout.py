@@ -148,9 +148,7 @@ def _ask(file: Path, verb: Verb, said: tuple[str, str | None], as_json: bool, **
     from serinus.core.rollout import Command
 
     why, who = said
-    command = Command(
-        id=uuid4().hex, verb=verb, who=who or getpass.getuser(), why=why, at=datetime.now(UTC), **details
-    )
+    command = Command(id=uuid4().hex, verb=verb, who=who or getpass.getuser(), why=why, at=datetime.now(UTC), **details)
     folder = RolloutFolder(platform_of(file))
     folder.commands.post(command)
     entry = answered(folder, command, lambda: _controller(file), _ANSWER_SECONDS)

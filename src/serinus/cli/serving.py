@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from serinus.control.stack import Options
     from serinus.control.state import StackState
     from serinus.control.status import Status
-    from serinus.core.platform import Platform
     from serinus.core.version import ModelVersion
     from serinus.engines.mlflow import Registry
 

@@ -199,7 +199,9 @@ def require_by_hand(serving: Serving, share: Share | None) -> None:
     if serving.deployment.rollout is None:
         return
     if share is not None:
-        raise InvalidInput("shares are decided by the spec's rollout", hint="`serinus rollout start VERSION` begins one")
+        raise InvalidInput(
+            "shares are decided by the spec's rollout", hint="`serinus rollout start VERSION` begins one"
+        )
     state = RolloutFolder(serving.platform).ledger.seen().state
     if state is not None and state.canary is not None:
         raise Conflict(
