@@ -1,7 +1,7 @@
 """A world in which anything may fail at any line, driven by one seed: for the rollout's control loop.
 
-The controller, the state machine and the ledger's chain are the real ones. What stands around them is made up, since the
-faults in question (a process that dies between two lines, a message that comes twice or late, a clock that jumps)
+The controller, the state machine and the ledger's chain are the real ones. What stands around them is made up, since
+the faults in question (a process that dies between two lines, a message that comes twice or late, a clock that jumps)
 cannot be provoked in the real engines on purpose, nor repeated.
 """
 
@@ -103,7 +103,7 @@ class Roads:
 
 @dataclass
 class Counters:
-    """Evidence: totals that grow with the traffic; looks at them may miss something, come twice, late, or not at all."""
+    """Evidence: totals that grow with the traffic; looks at them may miss something, come twice, or late."""
 
     chance: Chance
     roads: Roads

@@ -1,4 +1,4 @@
-"""What people may ask of a rollout. Each command is obeyed once, and one that makes no sense is answered, not ignored."""
+"""What people may ask of a rollout. Each command is obeyed once; one that makes no sense is answered, not ignored."""
 
 from __future__ import annotations
 
