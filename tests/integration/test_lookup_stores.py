@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,22 @@ def test_nobody_waits_longer_than_the_timeout_for_a_store_that_hangs(
     lookup.close()
 
 
+def test_a_client_in_a_hurry_waits_no_longer_and_does_not_cost_others_their_features(
+    where: Platform, signature: Signature, counting: Counting
+) -> None:
+    lookup = counted(counting, signature, toy.config(where, lookup_timeout=timedelta(seconds=5)))
+    moments = np.full(4, microseconds(toy.NOW), dtype=np.int64)
+    counting.open.clear()
+    started = time.monotonic()
+    assert lookup.read(KEYS, moments, 0.05).failed_reads == 4
+    assert lookup.read(KEYS, moments, 0.0).failed_reads == 4
+    assert time.monotonic() - started < 2
+    threading.Timer(0.2, counting.open.set).start()
+    found = lookup.read(KEYS, moments)
+    assert (plain(found), found.failed_reads) == (EXPECTED, 0), "it waited for the read that the first one gave up"
+    lookup.close()
+
+
 def test_a_store_that_never_comes_back_is_left_behind(
     where: Platform, signature: Signature, counting: Counting
 ) -> None:
@@ -275,7 +292,8 @@ def test_redis_gives_the_same(tmp_path: Path, signature: Signature) -> None:
 
 
 def test_keys_beyond_one_statement_are_read_in_parts(where: Platform, signature: Signature) -> None:
-    lookup = Lookup(signature, toy.config(where), online_source(toy.config(where), signature))
+    config = toy.config(where, lookup_timeout=timedelta(seconds=60))
+    lookup = Lookup(signature, config, online_source(config, signature))
     count = 40_000
     planes = [1, *range(10, count + 9)]
     found = read(lookup, {"origin": ["JFK"] * count, "carrier": ["AA"] * count, "plane": planes})

@@ -9,6 +9,7 @@ computed from these columns by Feast's own transformation, which is slower.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -224,8 +225,16 @@ class Lookup:
         """End the reading thread."""
         self._reader.close()
 
-    def read(self, columns: Mapping[str, Sequence[Any]], moments: NDArray[np.int64]) -> LookedUp:
-        """Features of rows whose join keys are in `columns`, as of `moments` (microseconds)."""
+    def read(
+        self, columns: Mapping[str, Sequence[Any]], moments: NDArray[np.int64], patience: float = math.inf
+    ) -> LookedUp:
+        """Features of rows whose join keys are in `columns`, as of `moments` (microseconds).
+
+        Args:
+            columns: the request's fields.
+            moments: one a row.
+            patience: seconds to wait for the store at most, where that is less than the lookup's own limit.
+        """
         found = LookedUp()
         wanted = [self._wanted(view, view.keys(columns, len(moments)), found) for view in self._views]
         reads = [
@@ -233,7 +242,7 @@ class Lookup:
             for wish in wanted
             if wish.missing
         ]
-        answers = iter(self._reader.read(reads) if reads else [])
+        answers = iter(self._reader.read(reads, patience) if reads else [])
         for wish in wanted:
             available = self._take(wish, next(answers) if wish.missing else [], found)
             self._fill(wish, available, moments, found)
