@@ -124,13 +124,10 @@ def _labels(replayed: Replayed) -> NDArray[np.float64]:
 
 
 def _parity(answers: Sequence[Answer], offline: pa.Table, signature: Signature) -> Parity:
-    served, expected = {}, {}
-    for column in signature.columns:
-        if column.view is None:
-            continue
-        values = offline.column(column.name).to_pandas()
-        expected[column.name] = values.astype(object).to_numpy()
-        served[column.name] = np.array(
-            [None if answer.served is None else answer.served.get(column.name) for answer in answers], dtype=object
-        )
+    import pandas as pd
+
+    names = [column.name for column in signature.columns if column.view is not None]
+    rows = pd.DataFrame([answer.served or {} for answer in answers], columns=names, dtype=object)
+    served = {name: rows[name].to_numpy() for name in names}
+    expected = {name: offline.column(name).to_pandas().astype(object).to_numpy() for name in names}
     return compare(served, expected)
