@@ -9,7 +9,7 @@ import pytest
 
 from serinus.core.errors import NotFound
 from serinus.engines.code import code_digest as digest_of
-from serinus.engines.imports import imported
+from serinus.engines.code_imports import imported
 
 SETTINGS = {"epochs": 3}
 

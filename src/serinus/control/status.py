@@ -9,12 +9,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from serinus.control.instance import ready
+from serinus.control.loop import LoopStatus, state_path
 from serinus.control.stack import answers, is_supervised
 from serinus.control.state import RunFolder, StackState
 from serinus.core.errors import EngineError, SerinusError
 from serinus.core.platform import Platform
 from serinus.core.profile import Profile
 from serinus.core.signature import Signature
+from serinus.core.spec import ContinuousTrainingSpec
 from serinus.engines import envoy_admin, processes
 from serinus.engines.archive import PROFILE, SIGNATURE, read_archive
 from serinus.engines.files import sha256
@@ -52,7 +54,7 @@ class VersionStatus(BaseModel):
 
 class Status(BaseModel):
     """`healthy`: everything runs and every version answers. `degraded`: something does not, as `problems` say.
-    `down`: nothing runs. `version` and `digest` are those of the stable version."""
+    `down`: nothing runs. `version` and `digest` are those of the stable version. `loop` is None where none began."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,10 +68,11 @@ class Status(BaseModel):
     as_of: datetime | None = None
     versions: tuple[VersionStatus, ...] = ()
     programs: tuple[ProgramStatus, ...] = ()
+    loop: LoopStatus | None = None
 
 
-def status(platform: Platform) -> Status:
-    """How the stack of a platform does. Changes nothing.
+def status(platform: Platform, training: ContinuousTrainingSpec | None = None) -> Status:
+    """How the stack of a platform does, and when `training` runs next. Changes nothing.
 
     Raises:
         Conflict: the state file is damaged.
@@ -101,6 +104,7 @@ def status(platform: Platform) -> Status:
         as_of=state.as_of,
         versions=versions,
         programs=programs,
+        loop=LoopStatus.read(state_path(platform, replaying=state.as_of is not None), training),
     )
 
 

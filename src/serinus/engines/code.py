@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import serinus
-from serinus.engines.imports import imported, sources
+from serinus.engines.code_imports import imported, sources
 
 ENGINES = ("duckdb", "feast", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "torch-model-archiver")
 """Packages whose version can change what comes out of a step."""
