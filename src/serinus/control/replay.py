@@ -7,10 +7,8 @@ to the next: write what became known, then ask everything that was asked until t
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -25,15 +23,13 @@ from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL, LABEL_TIMESTAMP
 from serinus.core.prediction_log import Completeness
 from serinus.core.signature import Signature
 from serinus.core.times import Interval
-from serinus.engines.archive import SIGNATURE, Archive, read_archive
-from serinus.engines.mlflow import Registry
+from serinus.engines.archive import SIGNATURE, read_archive
 from serinus.training.ingest import ingest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from serinus.core.platform import Platform
-    from serinus.core.version import ModelVersion
     from serinus.engines.feast import FeatureStore
     from serinus.engines.feast_online import Tick
     from serinus.training.project import LoadedProject
@@ -63,13 +59,17 @@ class Replayed:
 
 @dataclass(frozen=True)
 class World:
-    """What a replay moves: the project's past, the feature store that learns it, the endpoint that is asked."""
+    """What a replay moves: the project's past, the feature store that learns it, the endpoint that is asked.
+
+    `archive` is the file that the endpoint's version was loaded from, and `digest` the one it was registered under.
+    """
 
     loaded: LoadedProject
     platform: Platform
     store: FeatureStore
     address: str
-    version: ModelVersion
+    archive: Path
+    digest: str
     run_pipeline: RunPipeline
 
 
@@ -122,18 +122,13 @@ def replay(world: World, interval: Interval, concurrency: int, progress: Callabl
 
 
 def version_signature(world: World) -> Signature:
-    """The signature of the version that is served."""
-    with opened_version(world) as archive:
+    """The signature of the version that is served.
+
+    Raises:
+        IntegrityError: its archive is not the one that was registered.
+    """
+    with read_archive(world.archive, world.digest) as archive:
         return Signature.model_validate_json(archive.read(SIGNATURE))
-
-
-@contextmanager
-def opened_version(world: World) -> Iterator[Archive]:
-    """The archive of the version that is served, fetched and verified."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Registry(world.platform.tracking_uri, world.platform.artifact_uri).fetch(world.version, Path(scratch))
-        with read_archive(path, world.version.digest) as archive:
-            yield archive
 
 
 async def _replay(world: World, interval: Interval, how: tuple[int, Callable[[Interval], None]], tally: _Tally) -> None:

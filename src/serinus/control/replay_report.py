@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from serinus.control.replay import Replayed, World, opened_version
+from serinus.control.replay import Replayed, World
 from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL
 from serinus.core.parity import Parity, compare
 from serinus.core.signature import Signature
-from serinus.engines.archive import MODEL, SIGNATURE
+from serinus.engines.archive import MODEL, SIGNATURE, read_archive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def judge_replay(world: World, replayed: Replayed) -> Judged:
 
     service = world.loaded.training.spec.feature_service
     table = world.store.historical(service, replayed.requests)
-    with opened_version(world) as archive, tempfile.TemporaryDirectory() as scratch:
+    with read_archive(world.archive, world.digest) as archive, tempfile.TemporaryDirectory() as scratch:
         signature = Signature.model_validate_json(archive.read(SIGNATURE))
         archive.extract(Path(scratch))
         expected = predict(Path(scratch) / MODEL, signature, Rows(table))
