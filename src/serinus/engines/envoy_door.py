@@ -26,10 +26,23 @@ HEALTH_FILTER = "envoy.filters.http.health_check"
 HEADERS_FILTER = "envoy.filters.http.header_mutation"
 LUA_FILTER = "envoy.filters.http.lua"
 
+QUOTA = "quota"
+QUOTA_STATISTICS = {
+    "allowed": f"{QUOTA}.http_local_rate_limit.ok",
+    "refused": f"{QUOTA}.http_local_rate_limit.rate_limited",
+}
+"""How Envoy counts requests that quotas let through, and those that they do not."""
+
 PROTOCOL_HEADER = "x-serinus-protocol"
 """Tells the handler which protocol a request speaks: `v2`, `v1`, `plain` or `grpc/METHOD`. A client cannot set it."""
 START_HEADER = "x-serinus-start"
 """When a request came, in seconds since 1970: tells the handler how long it has waited. A client cannot set it."""
+RECEIVED_HEADER = "x-serinus-received"
+"""How long it took to arrive whole, in milliseconds: its deadline runs from then. A client cannot set it."""
+LEFT_HEADER = "x-envoy-expected-rq-timeout-ms"
+"""Envoy's own: milliseconds from then to the deadline, less what earlier attempts took."""
+ATTEMPT_HEADER = "x-envoy-attempt-count"
+"""Envoy's own: 1 at the first attempt."""
 SHADOW_HEADER = "x-serinus-shadow"
 """Marks the copy of a request whose answer nobody sees: counted and logged as `shadow`. A client cannot set it."""
 
