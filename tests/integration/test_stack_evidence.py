@@ -27,7 +27,7 @@ from serinus.engines import archive
 from serinus.engines.ports import free_ports
 from tests import support_serving as toy
 from tests.support import eventually
-from tests.support_stack import LINEAGE
+from tests.support_stack import LINEAGE, Shelf, serving
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -74,13 +74,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     predictor = Predictor(workers=1, batching=Batching(max_size=8, max_delay=timedelta(milliseconds=2)))
     traffic = Traffic(canary=Canary(version=2, weight=50, shadow=0))
     deployment = ModelDeploymentSpec(model=ModelRef(name=toy.MODEL), predictor=predictor, traffic=traffic)
-    serving = Serving(platform=platform, deployment=deployment, feature_project=toy.PROJECT, as_of=toy.NOW)
+    chosen = Serving(platform=platform, deployment=deployment, feature_project=toy.PROJECT, as_of=toy.NOW)
 
     def fetch(version: ModelVersion, target: Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copyfile(mar, target / f"{version.version}.mar"))
 
-    up(serving, versions[0], fetch, Options(port=free_ports(1)[0], ready_seconds=200), versions[1])
+    up(chosen, versions[0], fetch, Options(port=free_ports(1)[0], ready_seconds=200), versions[1])
     try:
         state = RunFolder(platform).read()
         assert state is not None
@@ -135,3 +135,22 @@ def test_what_a_killed_worker_held_is_its_versions_failure(site: Site) -> None:
     answered = found.canary.requests - found.canary.errors
     assert answered == codes[200] - found.stable.requests, "every answer is one version's"
     assert answered <= sum(found.canary.latency) <= answered + 3 * 8, "some it had counted when it was killed"
+
+
+def test_what_torchserve_answers_without_the_handler_is_an_error(tmp_path: Path) -> None:
+    served = serving(tmp_path / ".serinus")
+    shelf = Shelf(tmp_path / "shelf")
+    up(served, shelf.version(1), shelf.fetch, Options(port=free_ports(1)[0], ready_seconds=120))
+    try:
+        state = RunFolder(served.platform).read()
+        assert state is not None
+        codes = [
+            httpx.post(f"{state.address}/predictions/tiny", json=body, timeout=30).status_code
+            for body in ({}, {"crash": True})
+        ]
+        assert codes[0] == 200
+        assert codes[1] >= 500
+        found = ScrapeSource(state.address, "tiny").snapshot((1,), None, datetime.now(UTC))
+        assert (found.missing, found.arm(1).requests, found.arm(1).errors) == ((), 2, 1)
+    finally:
+        down(served.platform)

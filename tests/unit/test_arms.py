@@ -19,24 +19,24 @@ PAGES = Path(__file__).parent / "pages"
 def test_a_page_of_a_real_stack() -> None:
     found = arms(parse((PAGES / "metrics.txt").read_text()), "delays", (1, 2, 9))
     stable, canary = found.live[1], found.live[2]
-    assert (stable.requests, stable.errors, stable.routed) == (STABLE_REQUESTS, 0, STABLE_ROUTED)
-    assert (canary.requests, canary.errors, canary.routed) == (CANARY_REQUESTS, CANARY_ERRORS, CANARY_ROUTED)
+    assert (stable.requests, stable.errors, stable.routed) == (538, 0, 341)
+    assert (canary.requests, canary.errors, canary.routed) == (360, 197, 349)
     assert stable.rows == sum(stable.latency) == sum(stable.predictions) == stable.requests
     assert stable.latency_edges[0] == 0.0005
     assert len(stable.latency_edges) == len(stable.latency) - 1 == 25
     assert len(stable.predictions) == 21
-    assert stable.problems == STABLE_PROBLEMS
+    assert stable.problems == (16 + 11 + 27) / 4
     assert found.live[9] == found.shadow[1] == Arm()
 
 
 def test_a_page_of_a_real_envoy() -> None:
     found = parse_totals((PAGES / "envoy.txt").read_text(), "tiny")
-    assert found.routed == {1: 415, 2: 85}
+    assert found.routed == {1: 414, 2: 86}
     assert found.attempts == {
-        Attempts(1, "live", "ok"): 483,
-        Attempts(2, "live", "ok"): 18,
+        Attempts(1, "live", "ok"): 471,
+        Attempts(2, "live", "ok"): 30,
         Attempts(2, "live", "none"): 6,
-        Attempts(2, "live", "unavailable"): 66,
+        Attempts(2, "live", "unavailable"): 55,
         Attempts(2, "shadow", "ok"): 50,
         Attempts(2, "shadow", "error"): 150,
     }
@@ -107,5 +107,5 @@ def test_other_edges_cannot_be_added() -> None:
 
 
 def test_what_is_no_page_of_metrics_cannot_be_read() -> None:
-    with pytest.raises(ValueError, match="could not|not enough|Invalid"):
+    with pytest.raises(ValueError, match="invalid metric name"):
         parse("<html>nothing here</html>")
