@@ -154,11 +154,20 @@ def _metrics() -> Iterator[str]:
 
     yield "# Metrics\n\nWhat a predictor shows at `/metrics`, in Prometheus' text format.\n"
     yield "Every one also has the labels `model` and `version`.\n"
+    yield "`traffic` is `live`, or `shadow` for copies of requests whose answers nobody gets: they are evidence about a"
+    yield "version, and no part of what its users met. `serinus status` prints how many series a version has at most.\n"
     rows = [
         [f"`{each.name}`", each.kind, ", ".join(f"`{label}`" for label in each.labels), each.help]
         for each in METRICS.values()
     ]
     yield from _table(["metric", "type", "labels", "meaning"], rows)
+    yield "## Buckets\n\nCounts at or below an edge are exact, quantiles between two edges are not: a guard on slow"
+    yield "requests takes one of the edges as its limit.\n"
+    edges: dict[tuple[float, ...], list[str]] = {}
+    for each in METRICS.values():
+        edges.setdefault(each.buckets, []).append(f"`{each.name}`")
+    rows = [[", ".join(names), ", ".join(f"{edge:g}" for edge in found)] for found, names in edges.items() if found]
+    yield from _table(["histogram", "upper edges"], rows)
 
 
 def _errors() -> Iterator[str]:

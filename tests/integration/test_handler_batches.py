@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,9 @@ from serinus.core.errors import IntegrityError, NotFound
 from serinus.core.platform import Platform
 from serinus.core.profile import Profile
 from serinus.core.signature import Signature
-from serinus.serve.handler import Predictor, Raw
+from serinus.engines.envoy_door import SHADOW_HEADER
+from serinus.serve.arrival import Raw
+from serinus.serve.handler import Predictor
 from serinus.serve.telemetry import Telemetry
 from tests import support_serving as toy
 
@@ -224,15 +226,68 @@ def test_what_is_answered_is_counted(served: Served) -> None:
     def value(name: str, **more: str) -> Any:
         return registry.get_sample_value(name, labels | more)
 
-    assert [value("serinus_requests_total", code=code) for code in ("200", "400", "422")] == [2, 1, 1]
-    assert [value("serinus_rows_total", result=result) for result in ("ok", "failed")] == [2, 2]
-    assert value("serinus_feature_missing_total", view="hourly", reason="absent") == 1
+    live = {"traffic": "live"}
+    assert [value("serinus_requests_total", code=code, **live) for code in ("200", "400", "422")] == [2, 1, 1]
+    assert [value("serinus_rows_total", result=result, **live) for result in ("ok", "failed")] == [2, 2]
+    assert value("serinus_feature_missing_total", view="hourly", reason="absent", **live) == 1
     assert value("serinus_batch_size_sum") == 4
     assert value("serinus_request_queue_seconds_count") == 1
     assert value("serinus_request_queue_seconds_bucket", le="0.1") == 0
     assert 0.2 <= value("serinus_request_queue_seconds_sum") < 10
-    bins = sum(value("serinus_prediction_values_total", bin=str(at)) or 0 for at in range(21))
+    bins = sum(value("serinus_prediction_values_total", bin=str(at), **live) or 0 for at in range(21))
     assert bins == 2, "rejected rows are not served"
+
+
+@pytest.fixture
+def counted(served: Served) -> Iterator[tuple[Predictor, Callable[..., float]]]:
+    """A predictor that counts, and how much a metric of its version is."""
+    from prometheus_client import CollectorRegistry
+
+    serving = toy.config(served.where, version=int(np.random.default_rng().integers(2**40)))
+    registry = CollectorRegistry()
+    signature = Signature.model_validate_json((served.model / "signature.json").read_bytes())
+    profile = Profile.model_validate_json((served.model / "profile.json").read_bytes())
+    predictor = toy.predictor(serving, served.model, Telemetry(serving, signature, profile, registry))
+    labels = {"model": toy.MODEL, "version": str(serving.version)}
+    yield predictor, lambda name, **more: registry.get_sample_value(name, labels | more) or 0
+    predictor.close()
+
+
+def test_copies_for_a_shadow_are_counted_apart(counted: tuple[Predictor, Callable[..., float]]) -> None:
+    predictor, value = counted
+    copy = {"host": "h", "url_path": "", SHADOW_HEADER: "true"}
+    raws = [
+        plain(toy.row(), toy.row(hour="x")),
+        Raw(copy, json.dumps([toy.row(), toy.row(), toy.row(origin="XXX"), toy.row(hour="x")]).encode()),
+        Raw(copy, b"{"),
+        plain(toy.row(origin="EWR")),
+    ]
+    answers = [orjson.loads(answer.body) for answer in predictor.handle(raws)]
+    assert answers[0][0]["probability"] == answers[1][0]["probability"], "a copy gets what the request gets"
+    predictor.close()
+
+    def both(name: str, **more: str) -> list[float]:
+        return [value(name, traffic=traffic, **more) for traffic in ("live", "shadow")]
+
+    assert both("serinus_requests_total", code="200") == [2, 1]
+    assert both("serinus_requests_total", code="400") == [0, 1]
+    assert both("serinus_request_duration_seconds_count") == [2, 2]
+    assert both("serinus_rows_total", result="ok") == [2, 3]
+    assert both("serinus_rows_total", result="failed") == [1, 1]
+    assert both("serinus_feature_missing_total", view="hourly", reason="absent") == [0, 1]
+    assert both("serinus_feature_stale_total", view="hourly") == [1, 0]
+    bins = [both("serinus_prediction_values_total", bin=str(at)) for at in range(22)]
+    assert [sum(each) for each in zip(*bins, strict=True)] == [2, 3]
+
+
+def test_a_batch_that_fails_and_is_tried_again_is_counted_once(counted: tuple[Predictor, Callable[..., float]]) -> None:
+    predictor, value = counted
+    predictor._model = Poison(predictor._model)
+    good = plain(toy.row(), toy.row(origin="XXX"))
+    assert [answer.status for answer in predictor.handle([good, plain(toy.row(distance=666))])] == [200, 500]
+    predictor.close()
+    assert value("serinus_rows_total", result="ok", traffic="live") == 2
+    assert value("serinus_feature_missing_total", view="hourly", reason="absent", traffic="live") == 1
 
 
 @pytest.mark.parametrize(

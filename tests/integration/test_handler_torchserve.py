@@ -226,10 +226,10 @@ def test_the_sidecar_adds_up_what_the_workers_counted(running: Running) -> None:
     def grown(*key: str) -> float:
         return running.metrics().get(key, 0) - before.get(key, 0)
 
-    assert grown("serinus_requests_total", "200") == 100
-    assert grown("serinus_rows_total", "ok") == 100
-    assert grown("serinus_feature_missing_total", "absent", "hourly") == 25
-    assert grown("serinus_request_duration_seconds_count") == 100
+    assert grown("serinus_requests_total", "200", "live") == 100
+    assert grown("serinus_rows_total", "ok", "live") == 100
+    assert grown("serinus_feature_missing_total", "absent", "live", "hourly") == 25
+    assert grown("serinus_request_duration_seconds_count", "live") == 100
     assert grown("serinus_batch_size_sum") == 100
     assert grown("serinus_batch_size_count") <= 100
     assert eventually(lambda: grown("serinus_feature_values_total", "0", "hourly__delay") == 25)
@@ -241,7 +241,7 @@ def test_a_dead_worker_keeps_its_counts_and_costs_no_information(running: Runnin
     import psutil
 
     running.post(f"/predictions/{toy.MODEL}", toy.row())
-    key = ("serinus_requests_total", "200")
+    key = ("serinus_requests_total", "200", "live")
     before = running.metrics()[key]
     address = f"http://127.0.0.1:{running.instance.management_port}/models/{toy.MODEL}"
     victim = httpx.get(address).json()[0]["workers"][0]["pid"]

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from serinus.engines.envoy_door import SHADOW_HEADER
-from serinus.serve.handler import Predictor, Raw
+from serinus.serve.arrival import Raw
+from serinus.serve.handler import Predictor
 from serinus.serve.log import LogWriter
 from serinus.serve.log_columns import readable
 from serinus.serve.log_segment import read_segment

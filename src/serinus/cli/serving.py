@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serinus.cli.place import platform_of, served
+
 if TYPE_CHECKING:
     from serinus.control.deploy import Deployed
     from serinus.control.instance import Serving
@@ -61,7 +63,7 @@ def up(
     from serinus.control import stack
     from serinus.core.times import utc
 
-    serving, registry = _serving(file)
+    serving, registry = served(file)
     if as_of is not None:
         from dataclasses import replace
 
@@ -85,7 +87,7 @@ def down(file: File = _SPEC, as_json: AsJson = False) -> None:
 
     from serinus.control import stack
 
-    done = stack.down(_platform(file))
+    done = stack.down(platform_of(file))
     if as_json:
         _json(asdict(done))
     else:
@@ -99,7 +101,7 @@ def status(file: File = _SPEC, as_json: AsJson = False) -> None:
     """
     from serinus.control import status as control
 
-    found = control.status(_platform(file))
+    found = control.status(platform_of(file))
     if as_json:
         _json(found.model_dump(mode="json"))
     else:
@@ -133,12 +135,14 @@ def deploy(
     from dataclasses import asdict
 
     from serinus.control import deploy as control
+    from serinus.control.rollout_laptop import require_by_hand
     from serinus.core.errors import InvalidInput
 
     share = None if weight is None and shadow is None else control.Share(weight or 0, shadow or 0)
     if share and promote:
         raise InvalidInput("--promote is for a version that gets all requests, not for one with a share of them")
-    serving, registry = _serving(file)
+    serving, registry = served(file)
+    require_by_hand(serving, share)
     chosen = _version(registry, serving, version)
     done = control.deploy(serving, chosen, registry.fetch, _options(wait), share)
     if promote:
@@ -200,18 +204,6 @@ def _canary(registry: Registry, serving: Serving, stable: ModelVersion) -> Model
     return found
 
 
-def _serving(file: Path) -> tuple[Serving, Registry]:
-    from serinus.control.instance import Serving
-    from serinus.engines.mlflow import Registry
-    from serinus.engines.specfile import read_service
-
-    deployment = read_service(file).deployment.spec
-    platform = _platform(file)
-    spec = (file / "serinus.yaml" if file.is_dir() else file).resolve()
-    serving = Serving(platform=platform, deployment=deployment, feature_project=deployment.model.name, spec=spec)
-    return serving, Registry(platform.tracking_uri, platform.artifact_uri)
-
-
 def _fill(file: Path, serving: Serving) -> None:
     """Put online what is known now, or at the time that the past is replayed from."""
     from datetime import UTC, datetime
@@ -231,18 +223,11 @@ def _version(registry: Registry, serving: Serving, wanted: str | None) -> ModelV
     return registry.get(serving.deployment.model.name, which)
 
 
-def _platform(file: Path) -> Platform:
-    from serinus.core.platform import Platform
-
-    folder = file if file.is_dir() else file.parent
-    return Platform.local(folder.resolve() / ".serinus")
-
-
 def _state(file: Path) -> StackState:
     from serinus.control.state import RunFolder
     from serinus.core.errors import NotFound
 
-    state = RunFolder(_platform(file)).read()
+    state = RunFolder(platform_of(file)).read()
     if state is None:
         raise NotFound("nothing is up", hint="start it with `serinus up`")
     return state

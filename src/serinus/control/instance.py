@@ -191,6 +191,13 @@ def loop_program(folder: RunFolder, spec: Path) -> Program:
     return Program("loop", launch, stop_seconds=15)
 
 
+def rollout_program(folder: RunFolder, spec: Path) -> Program:
+    """The supervised process that decides about rollouts."""
+    launch = folder.launch("rollout")
+    Launch(command=(*_SERINUS, "rollout", "run", "--file", str(spec)), environment={}).write(launch)
+    return Program("rollout", launch, stop_seconds=30)
+
+
 def await_ready(folder: RunFolder, state: StackState, version: int, seconds: float, log_from: int = 0) -> None:
     """Wait until every worker of a version is ready, and warm. Its log is read from the byte `log_from`.
 

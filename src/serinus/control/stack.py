@@ -234,6 +234,8 @@ def _launch(
     ]
     if serving.spec is not None and serving.as_of is None:
         programs.append(instances.loop_program(folder, serving.spec))
+        if serving.deployment.rollout is not None:
+            programs.append(instances.rollout_program(folder, serving.spec))
     options.progress("start TorchServe, Envoy and the sidecar")
     process = folder.supervisor(state).start(programs, {processes.MARK: state.mark})
     state = state.model_copy(update={"supervisor": process})

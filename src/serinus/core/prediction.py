@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +12,13 @@ _VERSION = 0x7000
 _VARIANT = 0x8000
 RANDOM_BYTES = 8
 """Random bytes that each prediction id needs."""
+
+Traffic = Literal["live", "shadow"]
+"""Whose requests: somebody's, or copies of them for a version whose answers nobody gets."""
+LIVE: Traffic = "live"
+SHADOW: Traffic = "shadow"
+TRAFFIC: tuple[Traffic, ...] = (LIVE, SHADOW)
+T = TypeVar("T")
 
 
 class Prediction(BaseModel):
@@ -69,3 +77,18 @@ def prediction_ids(milliseconds: int, random: bytes) -> list[str]:
         clock = _VARIANT | (int(digits[start : start + 4], 16) & 0x3FFF)
         ids.append(f"{prefix}{_VERSION | (position & 0xFFF):04x}-{clock:04x}-{digits[start + 4 : start + 16]}")
     return ids
+
+
+def by_traffic(values: Sequence[T], copies: Sequence[bool] | None) -> list[tuple[Traffic, Sequence[T]]]:
+    """The values of each kind of traffic that there is.
+
+    Args:
+        values: one a request.
+        copies: which requests were copies for a shadow; None: none of them.
+    """
+    if copies is None:
+        return [(LIVE, values)]
+    parts: dict[Traffic, list[T]] = {LIVE: [], SHADOW: []}
+    for value, copy in zip(values, copies, strict=True):
+        parts[SHADOW if copy else LIVE].append(value)
+    return [(traffic, part) for traffic, part in parts.items() if part]

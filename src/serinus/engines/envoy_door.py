@@ -26,8 +26,7 @@ PROTOCOL_HEADER = "x-serinus-protocol"
 START_HEADER = "x-serinus-start"
 """When a request came, in seconds since 1970: tells the handler how long it has waited. A client cannot set it."""
 SHADOW_HEADER = "x-serinus-shadow"
-"""Marks the copy of a request whose answer nobody sees: not to be counted or logged as a prediction. A client cannot
-set it."""
+"""Marks the copy of a request whose answer nobody sees: counted and logged as `shadow`. A client cannot set it."""
 
 
 class Backend(BaseModel):

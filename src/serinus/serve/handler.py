@@ -11,11 +11,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +27,9 @@ from serinus.core.prediction import RANDOM_BYTES, prediction_ids
 from serinus.core.profile import Profile
 from serinus.core.serving import ServingConfig
 from serinus.core.signature import Column, Signature
-from serinus.engines.envoy_door import SHADOW_HEADER, START_HEADER
 from serinus.serve import codec, rpc, telemetry
 from serinus.serve.answers import Answer, Results, Writer
+from serinus.serve.arrival import Raw, copies_of, waits
 from serinus.serve.codec import Request
 from serinus.serve.fields import Checked, RowError, Schema
 from serinus.serve.freshness import State
@@ -48,18 +47,10 @@ SIGNATURE = "signature.json"
 PROFILE = "profile.json"
 _WARM_UP_ROUNDS = 5
 REQUEST_ID_HEADER = "x-request-id"
-_LONGEST_WAIT = 3600.0
 _MISSING_STATES = (State.ABSENT, State.EARLY, State.UNAVAILABLE)
 
 
 Part = TypeVar("Part", bound=BaseModel)
-
-
-class Raw(NamedTuple):
-    """A request as it came: headers (none at all by gRPC) and body."""
-
-    headers: Mapping[str, str]
-    body: Any
 
 
 class Model(Protocol):
@@ -74,7 +65,8 @@ class Model(Protocol):
 class _Batch:
     """Rows of all requests, one after another. `starts` has each request's first row, and the end.
 
-    `tried` is there once a row has reached the model.
+    `copies` tells which rows are copies for a shadow, None if none is. `tried` and `served` are there once a row has
+    reached the model; they are counted and logged when all answers are written, as a batch that fails is tried again.
     """
 
     requests: list[Request]
@@ -82,7 +74,9 @@ class _Batch:
     columns: Mapping[str, list[Any]]
     errors: dict[int, RowError] = field(default_factory=dict)
     stale: dict[int, list[str]] = field(default_factory=dict)
+    copies: NDArray[np.bool_] | None = None
     tried: Tried | None = None
+    served: telemetry.Rows | None = None
 
     @property
     def rows(self) -> int:
@@ -154,12 +148,13 @@ class Predictor:
         except Exception:  # the edge of the process: see the module's docstring
             log.exception("a batch of %d requests failed; trying each alone", len(raws))
             answers = [self._alone(raw) for raw in raws]
-        counted = [answer.status for answer in answers if not answer.probe]
+        counted = [at for at, answer in enumerate(answers) if not answer.probe]
         if self.telemetry is not None and counted:
-            self.telemetry.answered(counted, time.perf_counter() - start)
-            waits = _waits(raws, arrived)
-            if waits:
-                self.telemetry.waited(waits)
+            copies = copies_of([raws[at] for at in counted])
+            self.telemetry.answered([answers[at].status for at in counted], time.perf_counter() - start, copies)
+            waited = waits(raws, arrived)
+            if waited:
+                self.telemetry.waited(waited)
         return answers
 
     def warm_up(self) -> None:
@@ -198,20 +193,21 @@ class Predictor:
 
     def _answer(self, raws: Sequence[Raw]) -> list[Answer]:
         parsed = [self._parse(raw) for raw in raws]
-        requests = [request for request in parsed if isinstance(request, Request)]
+        whole = [(raw, request) for raw, request in zip(raws, parsed, strict=True) if isinstance(request, Request)]
+        requests = [request for _, request in whole]
         batch = _join(requests, self._schema)
+        copies = copies_of([raw for raw, _ in whole])
+        if copies is not None:
+            batch.copies = np.repeat(np.array(copies), [request.rows for request in requests])
         results = iter(self._predict(batch) if requests else [])
         answers = [
             self._writer.write(request, next(results)) if isinstance(request, Request) else request
             for request in parsed
         ]
+        self._count(batch)
         if self.log is not None and batch.tried is not None:
-            # Last of all: a batch that fails on its way is tried again, and must not be logged twice.
-            came = zip(raws, parsed, strict=True)
-            headers = [codec.lowered(raw.headers) for raw, request in came if isinstance(request, Request)]
-            origins = Origins(
-                [each.get(REQUEST_ID_HEADER) for each in headers], [SHADOW_HEADER in each for each in headers]
-            )
+            names = [codec.lowered(raw.headers).get(REQUEST_ID_HEADER) for raw, _ in whole]
+            origins = Origins(names, copies or [False] * len(whole))
             self.log.add(batch.tried.served(origins, batch.starts, batch.errors))
         return answers
 
@@ -238,8 +234,6 @@ class Predictor:
         if rows:
             columns = self._columns(batch, checked, rows)
             probabilities[rows] = self._run(batch, rows, columns)
-        if self.telemetry is not None:
-            self.telemetry.rows(batch.rows - len(batch.errors), len(batch.errors))
         return self._split(batch, rows, probabilities, columns)
 
     def _columns(self, batch: _Batch, checked: Checked, rows: list[int]) -> dict[str, NDArray[Any]]:
@@ -265,15 +259,30 @@ class Predictor:
         if self.telemetry is not None:
             seconds = time.perf_counter() - start
             self.telemetry.looked_up(seconds, looked.cache_hits, looked.cache_misses, looked.failed_reads)
-            for view, states in looked.states.items():
-                found = np.bincount(states, minlength=len(State))
-                for state in _MISSING_STATES:
-                    self.telemetry.missing(view, state.name.lower(), int(found[state]))
-                self.telemetry.stale(view, int(found[State.STALE]))
         return looked
 
+    def _count(self, batch: _Batch) -> None:
+        """Count what became of the rows, and what the store had for them."""
+        if self.telemetry is None or not batch.rows:
+            return
+        failed = np.zeros(batch.rows, dtype=np.bool_)
+        failed[list(batch.errors)] = True
+        for traffic, own in telemetry.rows_by_traffic(batch.copies):
+            lost = int(np.count_nonzero(failed[own]))
+            self.telemetry.rows(len(failed[own]) - lost, lost, traffic)
+        if batch.tried is not None:
+            copies = None if batch.copies is None else batch.copies[batch.tried.rows]
+            for traffic, own in telemetry.rows_by_traffic(copies):
+                for view, states in batch.tried.looked.states.items():
+                    found = np.bincount(states[own], minlength=len(State))
+                    for state in _MISSING_STATES:
+                        self.telemetry.missing(view, state.name.lower(), int(found[state]), traffic)
+                    self.telemetry.stale(view, int(found[State.STALE]), traffic)
+        if batch.served is not None:
+            self.telemetry.served(batch.served)
+
     def _run(self, batch: _Batch, rows: list[int], columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """Probabilities of `rows`, NaN where a row has failed; counts what was served."""
+        """Probabilities of `rows`, NaN where a row has failed."""
         numbers, categories = self.signature.encode(columns)
         probabilities = self._model.probabilities(numbers, categories)
         for at in np.flatnonzero(~np.isfinite(probabilities)).tolist():
@@ -282,9 +291,9 @@ class Predictor:
         if batch.errors:
             good = np.array([row not in batch.errors for row in rows])
         probabilities = np.where(good, probabilities, np.nan)
-        if self.telemetry is not None:
-            some = slice(None) if good.all() else good
-            self.telemetry.served(numbers[some], categories[some], probabilities[some])
+        some = slice(None) if good.all() else good
+        copies = None if batch.copies is None else batch.copies[rows][some]
+        batch.served = telemetry.Rows(numbers[some], categories[some], probabilities[some], copies)
         return probabilities
 
     def _split(
@@ -320,17 +329,6 @@ class Predictor:
             row: dict(zip(names, of_row, strict=True))
             for row, of_row in zip(rows, zip(*values, strict=True), strict=True)
         }
-
-
-def _waits(raws: Sequence[Raw], arrived: float) -> list[float]:
-    """Seconds that each request has been under way, where the front door said when it came."""
-    waits = []
-    for raw in raws:
-        came = raw.headers.get(START_HEADER)
-        if came:
-            with suppress(ValueError):
-                waits.append(min(max(0.0, arrived - float(came)), _LONGEST_WAIT))
-    return waits
 
 
 def online_source(config: ServingConfig, signature: Signature) -> Callable[[], OnlineSource]:

@@ -5,6 +5,9 @@
 counted in the profile's fixed bins, so that drift is arithmetic on counters. A counter costs a microsecond, and a row
 has dozens of values: rows are kept and counted together, twice a second, by a thread of their own. A worker that is
 killed loses at most that half second of value counts; requests and errors are counted at once.
+
+What answers are judged by has the label `traffic`: copies for a shadow are evidence about a version, but nobody got
+their answers. Values of features have not: they say what came in, whoever got the answer, and are most of the series.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serinus.core.errors import Conflict
+from serinus.core.prediction import LIVE, SHADOW, TRAFFIC, Traffic, by_traffic
 from serinus.core.profile import Histogram, Profile, bin_numbers
 from serinus.core.serving import ServingConfig
 from serinus.core.signature import FIRST_CATEGORY, MISSING, UNKNOWN, Signature
@@ -53,6 +57,12 @@ class Metric:
 
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+# Six a decade, each at most 1.52 times the one before: a guard counts what is slower than one of them, exactly. Edges
+# close enough to place any quantile within 5 % would be 190, for every version and kind of traffic.
+_LATENCIES = (
+    0.0005, 0.00075, 0.001, 0.0015, 0.0022, 0.0033, 0.005, 0.0075, 0.01, 0.015, 0.022, 0.033,
+    0.05, 0.075, 0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.0, 1.5, 2.2, 3.3, 5.0,
+)  # fmt: skip
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 # `stream` is `predictions` or `outcomes`; outcomes have no version. They are from files, not from what workers counted.
@@ -78,11 +88,12 @@ SIDECAR_METRICS = tuple(
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("serinus_requests_total", "counter", "Requests answered, by HTTP status.", ("code",)),
-        Metric("serinus_rows_total", "counter", "Rows answered, by result: ok or failed.", ("result",)),
+        Metric("serinus_requests_total", "counter", "Requests answered, by HTTP status.", ("code", "traffic")),
+        Metric("serinus_rows_total", "counter", "Rows answered, by result: ok or failed.", ("result", "traffic")),
         Metric(
             "serinus_request_duration_seconds", "histogram",
-            "Time in the handler; all requests of a batch take as long as the batch.", unit="seconds", buckets=_SECONDS,
+            "Time in the handler; all requests of a batch take as long as the batch.", ("traffic",),
+            unit="seconds", buckets=_LATENCIES,
         ),
         Metric("serinus_batch_size", "histogram", "Requests in a batch.", unit="requests", buckets=_SIZES),
         Metric(
@@ -99,11 +110,17 @@ METRICS = {
         Metric("serinus_feature_cache_misses_total", "counter", "Distinct keys of a batch read from the store."),
         Metric(
             "serinus_feature_missing_total", "counter",
-            "Rows without usable values of a view: absent, early (known only later), unavailable.", ("view", "reason"),
+            "Rows without usable values of a view: absent, early (known only later), unavailable.",
+            ("view", "reason", "traffic"),
         ),
-        Metric("serinus_feature_stale_total", "counter", "Rows whose values of a view were too old.", ("view",)),
+        Metric(
+            "serinus_feature_stale_total", "counter", "Rows whose values of a view were too old.", ("view", "traffic")
+        ),
         Metric("serinus_feature_values_total", "counter", "Values served, by the profile's bins.", ("feature", "bin")),
-        Metric("serinus_prediction_values_total", "counter", "Probabilities served, by the profile's bins.", ("bin",)),
+        Metric(
+            "serinus_prediction_values_total", "counter", "Probabilities served, by the profile's bins.",
+            ("bin", "traffic"),
+        ),
         Metric("serinus_model_info", "gauge", "1 for each model version that is loaded.", ("digest", "schema_digest")),
         Metric("serinus_log_rows_total", "counter", "Answered rows handed to the prediction log."),
         Metric(
@@ -121,10 +138,15 @@ METRICS = {
 
 def series(profile: Profile, views: int) -> int:
     """How many time series one worker's version of a model exposes at most, histogram buckets included."""
-    columns = (*profile.columns, *((profile.prediction,) if profile.prediction else ()))
-    histograms = sum(len(metric.buckets) + 3 for metric in METRICS.values() if metric.kind == "histogram")
-    codes, single, of_log = 6, 6, 9
-    return sum(len(column.counts) for column in columns) + histograms + 4 * views + codes + single + of_log
+    values = sum(len(column.counts) for column in profile.columns)
+    kinds = {name: len(TRAFFIC) if "traffic" in metric.labels else 1 for name, metric in METRICS.items()}
+    histograms = sum(
+        kinds[name] * (len(metric.buckets) + 3) for name, metric in METRICS.items() if metric.kind == "histogram"
+    )
+    predictions = len(profile.prediction.counts) if profile.prediction else 0
+    codes, results, of_view, single, of_log = 7, 2, 4, 4, 9
+    judged = predictions + codes + results + of_view * views
+    return values + histograms + len(TRAFFIC) * judged + single + of_log
 
 
 def configure(folder: Path) -> None:
@@ -161,11 +183,18 @@ class Telemetry:
         self._stop = threading.Event()
         threading.Thread(target=self._flush_regularly, name="telemetry", daemon=True).start()
 
-    def answered(self, codes: Sequence[int], seconds: float) -> None:
-        """Count a batch's requests by the status each was answered with."""
-        for code in set(codes):
-            self._child("serinus_requests_total", str(code)).inc(codes.count(code))
-        _observe(self._child("serinus_request_duration_seconds"), seconds, len(codes))
+    def answered(self, codes: Sequence[int], seconds: float, copies: Sequence[bool] | None = None) -> None:
+        """Count a batch's requests by the status each was answered with.
+
+        Args:
+            codes: one a request.
+            seconds: the batch took.
+            copies: which requests were copies for a shadow; None: none of them.
+        """
+        for traffic, own in by_traffic(codes, copies):
+            for code in set(own):
+                self._child("serinus_requests_total", str(code), traffic).inc(own.count(code))
+            _observe(self._child("serinus_request_duration_seconds", traffic), seconds, len(own))
         _observe(self._child("serinus_batch_size"), len(codes), 1)
 
     def waited(self, seconds: Sequence[float]) -> None:
@@ -176,10 +205,10 @@ class Telemetry:
             if times:
                 histogram._buckets[at].inc(times)
 
-    def rows(self, ok: int, failed: int) -> None:
+    def rows(self, ok: int, failed: int, traffic: Traffic = LIVE) -> None:
         """Count a batch's rows."""
-        self._add("serinus_rows_total", ok, "ok")
-        self._add("serinus_rows_total", failed, "failed")
+        self._add("serinus_rows_total", ok, "ok", traffic)
+        self._add("serinus_rows_total", failed, "failed", traffic)
 
     def looked_up(self, seconds: float, hits: int, misses: int, failures: int) -> None:
         """Count one lookup."""
@@ -188,32 +217,32 @@ class Telemetry:
         self._add("serinus_feature_cache_misses_total", misses)
         self._add("serinus_feature_lookup_failures_total", failures)
 
-    def missing(self, view: str, reason: str, rows: int) -> None:
+    def missing(self, view: str, reason: str, rows: int, traffic: Traffic = LIVE) -> None:
         """Count rows without usable values of a view."""
-        self._add("serinus_feature_missing_total", rows, view, reason)
+        self._add("serinus_feature_missing_total", rows, view, reason, traffic)
 
-    def stale(self, view: str, rows: int) -> None:
+    def stale(self, view: str, rows: int, traffic: Traffic = LIVE) -> None:
         """Count rows whose values of a view were too old."""
-        self._add("serinus_feature_stale_total", rows, view)
+        self._add("serinus_feature_stale_total", rows, view, traffic)
 
     def count(self, name: str, amount: int, *labels: str) -> None:
         """Add to a worker's counter of `METRICS`, from any thread."""
         self._add(name, amount, *labels)
 
-    def served(
-        self, numbers: NDArray[np.float32], categories: NDArray[np.int64], probabilities: NDArray[np.float64]
-    ) -> None:
+    def served(self, rows: Rows) -> None:
         """Keep encoded rows and their predictions to be counted in bins."""
-        if self._values.add(numbers, categories, probabilities) >= _PENDING_ROWS:
+        if self._values.add(rows) >= _PENDING_ROWS:
             self.flush()
 
     def flush(self) -> None:
         """Write the counts of values that are pending."""
-        for feature, bins in self._values.take().items():
-            for position in np.flatnonzero(bins):
-                name = "serinus_prediction_values_total" if feature is None else "serinus_feature_values_total"
-                labels = (str(position),) if feature is None else (feature, str(position))
-                self._child(name, *labels).inc(int(bins[position]))
+        features, predictions = self._values.take()
+        for feature, bins in features.items():
+            for position in np.flatnonzero(bins).tolist():
+                self._add("serinus_feature_values_total", int(bins[position]), feature, str(position))
+        for traffic, bins in predictions.items():
+            for position in np.flatnonzero(bins).tolist():
+                self._add("serinus_prediction_values_total", int(bins[position]), str(position), traffic)
 
     def close(self) -> None:
         """Stop the thread and write what is pending."""
@@ -257,6 +286,26 @@ def _observe(histogram: Any, value: float, times: int) -> None:
     histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(times)
 
 
+class Rows(NamedTuple):
+    """Encoded rows with their predictions. `copies` tells which were copies for a shadow; None: none of them."""
+
+    numbers: NDArray[np.float32]
+    categories: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    copies: NDArray[np.bool_] | None = None
+
+    @property
+    def marks(self) -> NDArray[np.bool_]:
+        return np.zeros(len(self.probabilities), dtype=np.bool_) if self.copies is None else self.copies
+
+
+def rows_by_traffic(copies: NDArray[np.bool_] | None) -> list[tuple[Traffic, Any]]:
+    """How to pick each kind of traffic's rows from an array, for the kinds that there are."""
+    if copies is None:
+        return [(LIVE, slice(None))]
+    return [(traffic, rows) for traffic, rows in ((LIVE, ~copies), (SHADOW, copies)) if rows.any()]
+
+
 class ValueCounts:
     """Encoded rows that wait to be counted in the profile's bins."""
 
@@ -273,33 +322,34 @@ class ValueCounts:
         ]
         self._prediction = profile.prediction
         self._lock = threading.Lock()
-        self._pending: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]] = []
+        self._pending: list[Rows] = []
         self._rows = 0
 
-    def add(
-        self, numbers: NDArray[np.float32], categories: NDArray[np.int64], probabilities: NDArray[np.float64]
-    ) -> int:
+    def add(self, rows: Rows) -> int:
         """Keep rows; gives how many are waiting."""
         with self._lock:
-            self._pending.append((numbers, categories, probabilities))
-            self._rows += len(probabilities)
+            self._pending.append(rows)
+            self._rows += len(rows.probabilities)
             return self._rows
 
-    def take(self) -> dict[str | None, NDArray[np.int64]]:
-        """Counts a bin of everything that waited, by feature; the prediction's are under None."""
+    def take(self) -> tuple[dict[str, NDArray[np.int64]], dict[Traffic, NDArray[np.int64]]]:
+        """Counts a bin of everything that waited: of values by feature, of predictions by traffic."""
         with self._lock:
             pending, self._pending, self._rows = self._pending, [], 0
         if not pending:
-            return {}
-        numbers, categories, probabilities = (np.concatenate(arrays) for arrays in zip(*pending, strict=True))
-        counts: dict[str | None, NDArray[np.int64]] = {}
+            return {}, {}
+        numbers, categories, probabilities = (np.concatenate([each[at] for each in pending]) for at in range(3))
+        features: dict[str, NDArray[np.int64]] = {}
         for position, (name, histogram) in enumerate(self._numbers):
-            counts[name] = _count_numbers(numbers[:, position], histogram)
+            features[name] = _count_numbers(numbers[:, position], histogram)
         for position, (name, bins, width) in enumerate(self._categories):
-            counts[name] = np.bincount(bins[categories[:, position]], minlength=width)
-        if self._prediction is not None:
-            counts[None] = _count_numbers(probabilities, self._prediction)
-        return counts
+            features[name] = np.bincount(bins[categories[:, position]], minlength=width)
+        prediction = self._prediction
+        if prediction is None:
+            return features, {}
+        copies = None if all(each.copies is None for each in pending) else [each.marks for each in pending]
+        parts = rows_by_traffic(None if copies is None else np.concatenate(copies))
+        return features, {traffic: _count_numbers(probabilities[rows], prediction) for traffic, rows in parts}
 
 
 def _count_numbers(values: NDArray[Any], histogram: Histogram) -> NDArray[np.int64]:

@@ -20,7 +20,8 @@ from serinus.core.errors import InvalidInput, NotFound
 from serinus.core.serving import ServingConfig
 from serinus.serve import wire
 from serinus.serve.answers import Answer
-from serinus.serve.handler import Predictor, Raw
+from serinus.serve.arrival import Raw
+from serinus.serve.handler import Predictor
 
 log = logging.getLogger(__name__)
 

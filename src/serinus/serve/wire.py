@@ -17,8 +17,8 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from serinus.serve.answers import Answer
+from serinus.serve.arrival import Raw
 from serinus.serve.codec import Lowered
-from serinus.serve.handler import Raw
 
 log = logging.getLogger(__name__)
 

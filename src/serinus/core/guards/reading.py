@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serinus.core.evidence import Interval, QualityEvidence
 from serinus.core.sequential import AlphaShare
-from serinus.core.sequential.verdict import Floats
+from serinus.core.sequential.verdict import Codes, Floats
 
 Word = Literal["safe", "undecided", "harm"]
 
@@ -50,9 +50,9 @@ class Reading(BaseModel):
     """What one guard says, for people and for the state machine.
 
     `value` and `reference` are the metric of canary and stable version, in `unit`. The effect that is judged lies in
-    `[low, high]` (None: not bounded yet), harm is above `harm_above`, safe below `safe_below`. `canary` and `stable` say
-    how many requests (or rows) that rests on. `harm_evidence` and `safe_evidence` are log e-values as shares of what
-    is needed to reject: 1 or more is a verdict.
+    `[low, high]` (None: not bounded yet), harm is above `harm_above`, safe below `safe_below`. `canary` and `stable`
+    say how many requests (or rows) that rests on. `harm_evidence` and `safe_evidence` are log e-values as shares of
+    what is needed to reject: 1 or more is a verdict.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -98,6 +98,10 @@ class Guard(Protocol):
 
     def evidences(self, state: State) -> Evidences:
         """What the state amounts to, [...]."""
+        ...
+
+    def codes(self, state: State, share: AlphaShare) -> Codes:
+        """The verdicts that these amount to, [...], as `decide_by_evidence` gives them, perhaps by a shorter way."""
         ...
 
     def read(self, state: State, share: AlphaShare) -> Reading:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from serinus.core.errors import InvalidInput
 from serinus.core.sequential.mixture import bisect, log_mix
@@ -107,6 +107,14 @@ class ExpectedTest:
         """log of the evidence, [...], that the distribution is farther than `tolerance` from the expected one."""
         array, _, _ = self._counts(counts)
         return self._marginal(array) - _likelihood(array, self.nearest(array, tolerance))
+
+    def rejects(self, counts: ArrayLike, tolerance: float, alpha: float) -> NDArray[np.bool_]:
+        """Where `log_e` rejects at alpha, [...], for many rollouts at once: never within the tolerance."""
+        array, shares, _ = self._counts(counts)
+        outside = np.asarray(0.5 * np.abs(shares - self._shares).sum(axis=-1) > tolerance)
+        rejected = np.array(outside)
+        rejected[outside] = self.log_e(array[outside], tolerance) >= threshold(alpha)
+        return rejected
 
     def bounds(self, counts: ArrayLike, share: AlphaShare) -> Bounds:
         """Total variation between truth and expectation, [...]: low at `share.harm`, high at `share.safe`.

@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from serinus.core.errors import InvalidInput
 from serinus.core.sequential.rates import rate_log_e
@@ -32,6 +32,7 @@ from serinus.core.sequential.verdict import AlphaShare, Bounds, Floats, Verdict,
 _SAME = 1e-9
 _HALF = np.log(0.5)
 _THIRD = np.log(1 / 3)
+_Versions = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,51 @@ class QuantileTest:
     def log_e(self, direction: Verdict, canary: ArrayLike, stable: ArrayLike, tolerance: float) -> Floats:
         """log of the evidence, [...], that the canary's quantile is above (HARM) or below (SAFE) that of stable
         times 1 + `tolerance`; reject at log(1 / alpha)."""
-        above, total = self._above(stable)
+        ours, theirs = self._above(canary), self._above(stable)
+        every = np.arange(len(self.edges) + 1)
+        shape = (*np.broadcast_shapes(ours[1].shape[:-1], theirs[1].shape[:-1]), len(every))
+        by_bucket = self._by_bucket(direction, (ours, theirs), np.broadcast_to(every, shape), tolerance)
+        return np.asarray(by_bucket.min(axis=-1), dtype=np.float64)
+
+    def rejects(
+        self, direction: Verdict, canary: ArrayLike, stable: ArrayLike, tolerance: float, alpha: float
+    ) -> NDArray[np.bool_]:
+        """Where `log_e` rejects at alpha, [...], for many rollouts at once.
+
+        The least evidence over all x counts, so that as long as the x that is likeliest by stable's counts is not
+        excluded no other one need be looked at.
+        """
+        ours, theirs = np.broadcast_arrays(*(np.asarray(counts, dtype=np.float64) for counts in (canary, stable)))
+        above, total = self._above(theirs)
+        likeliest = np.argmax(above[..., 1:] <= (1 - self.quantile) * total, axis=-1)[..., np.newaxis]
+        pairs = (self._above(ours), (above, total))
+        found = self._by_bucket(direction, pairs, likeliest, tolerance)[..., 0] >= threshold(alpha)
+        rejected = np.array(found)
+        rejected[found] = self.log_e(direction, ours[found], theirs[found], tolerance) >= threshold(alpha)
+        return rejected
+
+    def _by_bucket(
+        self, direction: Verdict, versions: _Versions, buckets: NDArray[np.int64], tolerance: float
+    ) -> Floats:
+        """The evidence with x in each of some buckets, [..., b], of what lies above each edge in both versions."""
+        (ours, our_total), (theirs, total) = versions
         tail = 1 - self.quantile
         # x in bucket b, (ends[b], ends[b + 1]]: too low if too many lie above it, too high if too few do.
-        too_low = rate_log_e(Verdict.HARM, above[..., 1:], total, tail)
-        too_high = rate_log_e(Verdict.SAFE, above[..., :-1], total, tail)
+        too_low = rate_log_e(Verdict.HARM, _at(theirs, buckets + 1), total, tail)
+        too_high = rate_log_e(Verdict.SAFE, _at(theirs, buckets), total, tail)
         against_x = np.logaddexp(np.logaddexp(too_low, too_high), 0.0) + _THIRD
-        against_canary = np.logaddexp(self._canary(direction, canary, tolerance), 0.0) + _HALF
-        return np.asarray((against_x + against_canary).min(axis=-1), dtype=np.float64)
+        canary = rate_log_e(direction, _at(ours, self._beyond(direction, tolerance)[buckets]), our_total, tail)
+        return np.asarray(against_x + np.logaddexp(canary, 0.0) + _HALF, dtype=np.float64)
 
-    def _canary(self, direction: Verdict, counts: ArrayLike, tolerance: float) -> Floats:
-        """Evidence for each bucket of x, [..., J + 1], counted at the edge beyond (1 + tolerance) x."""
-        above, total = self._above(counts)
+    def _beyond(self, direction: Verdict, tolerance: float) -> NDArray[np.int64]:
+        """For x in each bucket, the end beyond (1 + tolerance) x at which the canary's values are counted."""
         ends = np.array([0.0, *self.edges, np.inf])
         scaled = (1 + tolerance) * ends
         if direction is Verdict.HARM:
-            edge = np.searchsorted(ends, scaled[1:] * (1 - _SAME), side="left")
-        else:
-            edge = np.searchsorted(ends, scaled[:-1] * (1 + _SAME), side="right") - 1
-        return rate_log_e(direction, above[..., edge], total, 1 - self.quantile)
+            return np.searchsorted(ends, scaled[1:] * (1 - _SAME), side="left")
+        return np.searchsorted(ends, scaled[:-1] * (1 + _SAME), side="right") - 1
+
+
+def _at(above: Floats, ends: NDArray[np.int64]) -> Floats:
+    """What lies above some of the ends, [..., b]."""
+    return np.take_along_axis(np.broadcast_to(above, (*ends.shape[:-1], above.shape[-1])), ends, axis=-1)

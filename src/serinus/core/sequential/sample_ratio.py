@@ -66,7 +66,9 @@ class SampleRatioTest:
             raise InvalidInput("a canary's weight must lie in [0, 1]")
         counts = Counts(canary_requests, stable_requests, weight, 1 - weight)
         much, little = self._tests
-        return SplitState(much.update(state.much, counts), little.update(state.little, counts))
+        more, less = much.update(state.much, counts), little.update(state.little, counts)
+        # A split knows no margin, and weights are exposures even where nobody asked: an empty interval is no change.
+        return SplitState(more._replace(drift=state.much.drift), less._replace(drift=state.little.drift))
 
     def log_e(self, state: SplitState) -> Floats:
         """log of the evidence of a routing fault in either direction, [...]; reject at log(1 / alpha)."""

@@ -86,14 +86,15 @@ class TwoSampleTest:
         return TwoSampleState(more, less, self._tilt(state.tilts, counts))
 
     def _tilt(self, state: RateState, counts: Counts) -> RateState:
-        canary, stable, rows, other = counts.arrays()
-        total = np.where(rows + other > 0, rows + other, 1.0)
+        canary, stable, rows, other = (value[..., 0] for value in counts.arrays())
+        total = rows + other
+        weight = np.where(total > 0, rows / np.where(total > 0, total, 1.0), 0.0)
         log_ratios = self._log_ratios
-        log_stable = -np.log((np.exp(log_ratios) * rows + other) / total + (rows + other == 0))
-        log_canary = log_ratios + log_stable
-        evidence = (canary * log_canary + stable * log_stable).sum(axis=-2)
-        factors = np.exp(log_canary)
-        drift = rows[..., 0, :] * (factors.max(axis=-2) - factors.min(axis=-2))
+        log_means = np.log1p(np.expm1(log_ratios) * weight[..., np.newaxis])
+        evidence = canary @ log_ratios - np.einsum("...b,...bt->...t", canary + stable, log_means)
+        # r = t / (1 + (t - 1) weight) rises with t, so that its range over the bins is that of the extreme bins.
+        high, low = np.exp(log_ratios.max(axis=0)), np.exp(log_ratios.min(axis=0))
+        drift = rows * (high / (1 + (high - 1) * weight) - low / (1 + (low - 1) * weight))
         return RateState(state.evidence + evidence, state.drift + drift)
 
     def log_e(self, state: TwoSampleState, margin: float = 0.0) -> Floats:

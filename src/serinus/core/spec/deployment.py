@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from serinus.core.spec.common import Name, Resource, SpecModel
 from serinus.core.spec.log import PredictionLog
+from serinus.core.spec.rollout import Rollout
 from serinus.core.spec.traffic import Traffic, Version
 from serinus.core.times import Duration, PositiveDuration
 
@@ -94,6 +95,14 @@ class ModelDeploymentSpec(SpecModel):
     """Every answer with the values it was made from, as Parquet files in an object store."""
     traffic: Traffic = Traffic()
     """Who gets which version, and what the front door lets through."""
+    rollout: Rollout | None = None
+    """How a new version earns its traffic; versions change by `serinus deploy` alone where not given."""
+
+    @model_validator(mode="after")
+    def _one_split(self) -> ModelDeploymentSpec:
+        if self.rollout is not None and self.traffic.canary is not None:
+            raise ValueError("a rollout or a traffic.canary: both decide who gets how much")
+        return self
 
 
 class ModelDeployment(Resource):

@@ -255,6 +255,8 @@ class Rollout(SpecModel):
         unknown = [f"{each:g}" for each in self.approvals if each not in (*self.steps, 100)]
         if unknown:
             raise ValueError(f"approvals of weights that are steps, or 100; {', '.join(unknown)} is none")
+        if self.confirmation is not None and not self.guards.quality.enabled:
+            raise ValueError("guards.quality enabled, or a null confirmation: outcomes are what confirms a version")
         return self
 
     @property
