@@ -15,22 +15,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil, floor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serinus.core.guards.panel import Panel, States
 from serinus.core.sequential.verdict import Floats, Verdict
-from serinus.core.simulation_panel import take, verdicts
 from serinus.core.simulation_quality import Known, LossWatch, Positions
 from serinus.core.simulation_traffic import DAY, Look, Scenario, Workload, World, prediction_shares
 from serinus.core.spec.rollout import Rollout
 
 Bools = NDArray[np.bool_]
 GROWTH = 0.1
-# Arrays of so many rollouts stay in a processor's cache.
-BATCH = 500
+# Rollouts at once: more take more memory and no less time.
+BATCH = 2000
 # Rows of the held-out period by which predictions are expected.
 _HELD_OUT = 10_000
 RUNNING = -1
@@ -38,7 +37,7 @@ QUALITY_GUARDS = ("quality", "estimate")
 
 
 class Result(IntEnum):
-    """How a rollout ends. `PAUSED` is for a fault of routing, `KEPT` a promotion that outcomes decided nothing about."""
+    """How a rollout ends: `PAUSED` for a fault of routing, `KEPT` where outcomes decided nothing about a promotion."""
 
     ROLLED_BACK = 0
     UNDONE = 1
@@ -61,7 +60,8 @@ class Outcomes:
     """How rollouts ended, each [R].
 
     `guard` is the position in `guards` of the one that ended it, or -1; `stage` the position in `stages` of the last
-    one. `seconds` and `served` are the time and the canary's answers until it was taken back, stopped, or kept. `judged` are the canary's requests that the tests of the last stage before a promotion knew of.
+    one. `seconds` and `served` are the time and the canary's answers until it was taken back, stopped, or kept.
+    `judged` are the canary's requests that the tests of the last stage before a promotion knew of.
     """
 
     guards: tuple[str, ...]
@@ -210,11 +210,12 @@ class _Course:
     def _said(self, running: Positions, judged: tuple[Panel, States], known: Known) -> tuple[Bools, Bools]:
         """Which guards say harm, [n, G], and whether anything keeps the next stage away, [n]."""
         panel, states = judged
-        (said, safe), health, spec = verdicts(panel, states), panel.health(states), self.rollout.guards.quality
+        codes, health, spec = panel.codes(states), panel.health(states), self.rollout.guards.quality
         harm = np.zeros((len(running), len(self.guards)), dtype=np.bool_)
-        harm[:, [self.guards.index(name) for name in panel.names]] = said
+        harm[:, [self.guards.index(name) for name in panel.names]] = codes == Verdict.HARM
         harm[:, -2:] = np.stack([known.quality, known.estimate], axis=-1) == Verdict.HARM
-        waits = ~safe | (self.judged[running] < self.rollout.pace.minimum_requests)
+        waits = (codes[:, panel.blocking] != Verdict.SAFE).any(axis=-1)
+        waits |= self.judged[running] < self.rollout.pace.minimum_requests
         waits |= health.stable_sick & ~health.canary_well
         if spec.enabled and spec.blocking:
             waits |= known.quality != Verdict.SAFE
@@ -246,7 +247,15 @@ class _Course:
         hit = harm.any(axis=-1) & (self.result[running] == RUNNING)
         self._end(running[hit], result)
         self.guard[running[hit]] = harm[hit].argmax(axis=-1)
-        return ~hit
+        return np.asarray(~hit)
 
     def _end(self, which: Positions, result: Result) -> None:
         self.result[which] = result
+
+
+def take(states: Any, which: Any) -> Any:
+    """Some rollouts of nested tuples of arrays."""
+    if isinstance(states, tuple):
+        parts = [take(each, which) for each in states]
+        return type(states)(*parts) if hasattr(states, "_fields") else tuple(parts)
+    return states[which]

@@ -8,22 +8,20 @@ very sums that evidence carries.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serinus.core.guards.budget import estimates, shares
-from serinus.core.sequential import ArmsTest, BernsteinMixture, Range, Sums, Verdict, decide_by_evidence
+from serinus.core.guards.quality import LOSSES, arms, estimated, paired
+from serinus.core.sequential import Range, Sums, decide_by_evidence
 from serinus.core.sequential.arms import ArmsState
 from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.simulation_traffic import Look, World, gamma_sums, normal_sums
 from serinus.core.spec.rollout import Rollout
 
 Positions = NDArray[np.int64]
-# Log loss counts probabilities as if they lay in [0.01, 0.99].
-_LOSSES = {"log_loss": Range(-log(0.99), -log(0.01)), "brier": Range(0.0, 1.0)}
 
 
 class Known(NamedTuple):
@@ -49,7 +47,7 @@ class LossWatch:
 
     def __post_init__(self) -> None:
         self.labelled, self.estimated = np.zeros((3, self.size)), np.zeros((3, self.size))
-        self.arms = (self._arms(Verdict.HARM).start((self.size,)), self._arms(Verdict.SAFE).start((self.size,)))
+        self.arms = arms(self.rollout.guards.quality).start((self.size,))
 
     @property
     def enabled(self) -> bool:
@@ -58,13 +56,6 @@ class LossWatch:
     @property
     def _randomised(self) -> bool:
         return self.rollout.guards.quality.predictions_change_outcomes
-
-    @property
-    def _losses(self) -> Range:
-        return _LOSSES[self.rollout.guards.quality.metric]
-
-    def _arms(self, direction: Verdict) -> ArmsTest:
-        return ArmsTest(direction, self._losses)
 
     def enter(self, which: Positions, at: Floats, weight: float) -> None:
         """Some rollouts begin a stage in which the canary answers `weight` of the requests."""
@@ -96,16 +87,18 @@ class LossWatch:
     def _add_arms(self, which: Positions, look: Look) -> None:
         load, change = self.world.workload, self.world.scenario.change
         ours, theirs = self._asked(which, look)
-        arms = []
+        spec, both = self.rollout.guards.quality, []
         for expected, mean in ((ours, load.loss + change.quality), (theirs, load.loss)):
             count = self.rng.poisson(expected * load.labelled).astype(np.float64)
-            arms.append(_within(self._losses, count, gamma_sums(self.rng, count, mean, load.loss_spread)))
-        for direction, state in zip((Verdict.HARM, Verdict.SAFE), self.arms, strict=True):
-            here = ArmsState(state.gain[which], state.stake[which])
-            after = self._arms(direction).update(here, arms[0], arms[1])
-            state.gain[which], state.stake[which] = after
+            both.append(_within(LOSSES[spec.metric], count, gamma_sums(self.rng, count, mean, load.loss_spread)))
+        after = arms(spec).update(self._state(which), *both)
+        for state, new in zip(self.arms, after, strict=True):
+            state.gain[which], state.stake[which] = new
+        self.labelled[0, which] += np.asarray(both[0].rows)
 
-        self.labelled[0, which] += np.asarray(arms[0].rows)
+    def _state(self, which: Positions) -> tuple[ArmsState, ArmsState]:
+        harm, safe = (ArmsState(each.gain[which], each.stake[which]) for each in self.arms)
+        return harm, safe
 
     def _asked(self, which: Positions, look: Look) -> tuple[Floats, Floats]:
         """Requests on average that each arm answered a label delay ago, by the stages of that time."""
@@ -127,21 +120,16 @@ class LossWatch:
         silent = np.zeros(len(which), dtype=np.int8)
         if not self.enabled:
             return Known(np.zeros(len(which)), silent, silent)
-        rows = self.labelled[0, which]
+        rows, share = self.labelled[0, which], spent["quality"]
         if self._randomised:
-            harm, safe = (ArmsState(each.gain[which], each.stake[which]) for each in self.arms)
-            up = self._arms(Verdict.HARM).log_e(harm, spec.tolerance)
-            down = self._arms(Verdict.SAFE).log_e(safe, spec.margin)
-            return Known(rows, decide_by_evidence(up, down, spent["quality"]), silent)
-        width = self._losses.width
-        test = BernsteinMixture(Range(-width, width), 0.0)
-        sums = Sums(*self.labelled[:, which])
-        up, down = test.log_e(sums, Verdict.HARM, spec.tolerance), test.log_e(sums, Verdict.SAFE, spec.margin)
-        quality = decide_by_evidence(up, down, spent["quality"])
+            found = arms(spec).evidences(self._state(which))
+            return Known(rows, decide_by_evidence(found.harm, found.safe, share), silent)
+        found = paired(spec).evidences(Sums(*self.labelled[:, which]))
+        quality = decide_by_evidence(found.harm, found.safe, share)
         if not estimates(self.rollout):
             return Known(rows, quality, silent)
-        up = test.log_e(Sums(*self.estimated[:, which]), Verdict.HARM, spec.estimated_tolerance)
-        return Known(rows, quality, decide_by_evidence(up, np.full_like(up, -np.inf), spent["estimate"]))
+        found = estimated(spec).evidences(Sums(*self.estimated[:, which]))
+        return Known(rows, quality, decide_by_evidence(found.harm, found.safe, spent["estimate"]))
 
 
 def _within(losses: Range, rows: Floats, sums: tuple[Floats, Floats]) -> Sums:

@@ -1,4 +1,4 @@
-"""Imagined services: how many requests come, how they end, and what a canary does worse. The world that `simulation` judges.
+"""Imagined services: how many requests come, how they end, and what a canary does worse.
 
 Counts are drawn for many rollouts at once, from the distributions that the tests of `core.sequential` make no use of:
 nothing here knows how a canary is judged. Requests are Poisson, may follow the hours of the day, and may stop; errors
@@ -15,6 +15,7 @@ from math import erf, log, pi, sqrt
 from typing import Annotated, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from serinus.core.evidence import Frozen
@@ -22,6 +23,7 @@ from serinus.core.guards.reading import ArmCounts, Traffic
 from serinus.core.profile import PREDICTION_EDGES
 from serinus.core.sequential.verdict import Floats
 
+Ints = NDArray[np.int64]
 DAY = 86_400.0
 LATENCY_EDGES = (
     0.0005, 0.00075, 0.001, 0.0015, 0.0022, 0.0033, 0.005, 0.0075, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075, 0.1, 0.15,
@@ -178,30 +180,33 @@ class World:
 
     def draw(self, rng: np.random.Generator, look: Look) -> Traffic:
         """New counts of both versions, [R]."""
-        change, load = self.scenario.change, self.workload
+        change = self.scenario.change
         requests = rng.poisson(self.expected(look.at, look.end, look.phase))
         copied = look.shadow > 0
         share = np.where(copied, look.shadow, look.weight)
         odds = change.routed * share
         reached = np.where(copied, share, odds / (1 - share + odds))
         ours = rng.binomial(requests, reached)
-        theirs = np.where(copied, requests, requests - ours)
+        theirs: Ints = np.where(copied, requests, requests - ours)
         errors = self.error_rate(look)
-        canary = self._arm(rng, ours, (np.minimum(errors * change.errors, 0.95), load.problems * change.problems), 0)
-        stable = self._arm(rng, theirs, (errors, np.full(errors.shape, load.problems)), 1)
+        canary = self._arm(rng, 0, ours, np.minimum(errors * change.errors, 0.95))
+        stable = self._arm(rng, 1, theirs, errors)
         if not self.scenario.metrics:
             canary, stable = (ArmCounts(*(np.zeros_like(each) for each in arm)) for arm in (canary, stable))
         return Traffic(canary, stable, np.where(copied, 0.0, look.weight))
 
-    def _arm(self, rng: np.random.Generator, requests: Floats, rates: tuple[Floats, Floats], arm: int) -> ArmCounts:
-        errors = rng.binomial(requests, rates[0])
+    def _arm(self, rng: np.random.Generator, arm: int, requests: Ints, error_rate: Floats) -> ArmCounts:
+        """Counts of the canary (0) or of the stable version (1)."""
+        problem_rate = self.workload.problems * (1.0 if arm else self.scenario.change.problems)
+        errors = rng.binomial(requests, error_rate)
         answered = requests - errors
         latency = rng.multinomial(answered, self.latencies[arm])
-        problems = rng.binomial(answered, np.minimum(rates[1], 1.0))
-        queries = np.stack([errors, requests], axis=-1)[..., np.newaxis, :]
+        problems = rng.binomial(answered, min(problem_rate, 1.0))
+        predictions = rng.multinomial(answered, self.predictions[arm])
+        queries = np.repeat(np.stack([errors, requests], axis=-1)[..., np.newaxis, :], self.queries, axis=-2)
         counts = (
-            requests, errors, latency[..., self.slow_from :].sum(axis=-1), latency, answered, problems,
-            rng.multinomial(answered, self.predictions[arm]), np.repeat(queries, self.queries, axis=-2), requests,
+            requests, errors, latency[..., self.slow_from :].sum(axis=-1), latency, answered, problems, predictions,
+            queries, requests,
         )  # fmt: skip
         return ArmCounts(*(np.asarray(each, dtype=np.float64) for each in counts))
 
@@ -219,4 +224,3 @@ def gamma_sums(rng: np.random.Generator, rows: Floats, mean: float, spread: floa
     total = rng.gamma(np.maximum(rows, 1) * shape, mean / shape) * (rows > 0)
     about = np.where(rows > 1, rng.chisquare(np.maximum(rows - 1, 1)), 0.0)
     return total, total**2 / np.maximum(rows, 1) + spread**2 * about
-
