@@ -47,7 +47,10 @@ class LossWatch:
 
     def __post_init__(self) -> None:
         self.labelled, self.estimated = np.zeros((3, self.size)), np.zeros((3, self.size))
-        self.arms = arms(self.rollout.guards.quality).start((self.size,))
+        begun = arms(self.rollout.guards.quality).start((self.size,))
+        # Written into from now on, so that no two may be one array.
+        harm, safe = (ArmsState(each.gain.copy(), each.stake.copy()) for each in begun)
+        self.arms = (harm, safe)
 
     @property
     def enabled(self) -> bool:
