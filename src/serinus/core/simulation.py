@@ -61,7 +61,7 @@ class Outcomes:
 
     `guard` is the position in `guards` of the one that ended it, or -1; `stage` the position in `stages` of the last
     one. `seconds` and `served` are the time and the canary's answers until it was taken back, stopped, or kept.
-    `judged` are the canary's requests that the tests of the last stage before a promotion knew of.
+    `judged` are the canary's requests, or copies, that tests knew of.
     """
 
     guards: tuple[str, ...]
@@ -147,7 +147,7 @@ class _Course:
         self.rollout, self.world, self.rng = rollout, world, rng
         self.losses = LossWatch(rollout, world, rng, size)
         self.phase = rng.uniform(0.0, DAY, size)
-        self.at, self.served, self.judged = np.zeros(size), np.zeros(size), np.zeros(size)
+        self.at, self.served, self.judged, self.requests = (np.zeros(size) for _ in range(4))
         self.result = np.full(size, RUNNING, dtype=np.int8)
         self.guard = np.full(size, -1, dtype=np.int8)
         self.stage = np.zeros(size, dtype=np.int8)
@@ -181,7 +181,7 @@ class _Course:
         pace, panel = self.rollout.pace, panel_of(self.rollout, self.world.workload, shadow=stage.shadow > 0)
         interval, maximum = self.rollout.interval.total_seconds(), pace.maximum_duration.total_seconds()
         states, before = panel.start((len(running),)), 0.0
-        self.judged[running] = 0.0
+        self.requests[running] = 0.0
         for elapsed in schedule(interval, maximum, self.growth):
             if not running.size:
                 return
@@ -190,6 +190,7 @@ class _Course:
             if before:
                 states = panel.update(states, traffic)
                 self.judged[running] += traffic.canary.requests
+                self.requests[running] += traffic.canary.requests
             stays = self._decide(running, (panel, states), elapsed)
             running, states, before = running[stays], take(states, stays), elapsed
 
@@ -215,7 +216,7 @@ class _Course:
         harm[:, [self.guards.index(name) for name in panel.names]] = codes == Verdict.HARM
         harm[:, -2:] = np.stack([known.quality, known.estimate], axis=-1) == Verdict.HARM
         waits = (codes[:, panel.blocking] != Verdict.SAFE).any(axis=-1)
-        waits |= self.judged[running] < self.rollout.pace.minimum_requests
+        waits |= self.requests[running] < self.rollout.pace.minimum_requests
         waits |= health.stable_sick & ~health.canary_well
         if spec.enabled and spec.blocking:
             waits |= known.quality != Verdict.SAFE
