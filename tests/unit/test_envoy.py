@@ -146,7 +146,7 @@ def test_a_share_goes_to_its_version_and_from_there_to_the_other() -> None:
     ]
     named = {each["name"]: each for each in clusters(found)["resources"]}
     assert set(named) == {
-        *(f"flights-{number}{suffix}" for number in (3, 4, 5) for suffix in ("", "-management")),
+        *(f"flights-{number}{suffix}" for number in (3, 4, 5) for suffix in ("", "-shadow", "-management")),
         "flights-4-else-3",
         "flights-3-else-4",
     }
@@ -168,7 +168,7 @@ def test_a_shadow_gets_a_fraction_and_no_answer_of_its_own() -> None:
     action = everyone(with_canary(0, shadow=0.25))
     assert action["cluster"] == "flights-3"
     (policy,) = action["request_mirror_policies"]
-    assert policy["cluster"] == "flights-4"
+    assert policy["cluster"] == "flights-4-shadow"
     assert policy["runtime_fraction"]["default_value"] == {"numerator": 25, "denominator": "TEN_THOUSAND"}
 
 

@@ -167,7 +167,7 @@ def _switch(
     state = state.model_copy(update={**roles, "deployment": serving.deployment, "door": door})
     folder.write(state)
     if version.version == stable:
-        write_text(folder.sidecar, instances.serving_config(serving, version).model_dump_json(indent=2))
+        write_text(folder.sidecar, instances.sidecar_config(serving, version, door).model_dump_json(indent=2))
     return state
 
 

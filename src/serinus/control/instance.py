@@ -131,8 +131,13 @@ def _backend(serving: Serving, instance: Instance, signature: Signature, version
     )
 
 
+def sidecar_config(serving: Serving, version: ModelVersion, door: Door) -> ServingConfig:
+    """What the sidecar is told: as the handler, and where to ask the front door."""
+    return serving_config(serving, version).model_copy(update={"door_admin": door.admin})
+
+
 def serving_config(serving: Serving, version: ModelVersion) -> ServingConfig:
-    """What the handler and the sidecar are told."""
+    """What the handler is told."""
     return ServingConfig(
         version=version.version,
         digest=version.digest,

@@ -1,52 +1,109 @@
-"""Puts the laptop's parts of a rollout together."""
+"""Puts the laptop's parts of a rollout together. The spec and where the stack answers are read anew at each look."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
+from serinus.control.deploy import running
 from serinus.control.evidence import ScrapeSource
 from serinus.control.instance import Serving
-from serinus.control.quality import QualitySource
+from serinus.control.log_balance import read_counts
+from serinus.control.quality import QualitySettings, QualitySource
 from serinus.control.rollout import Controller
 from serinus.control.rollout_laptop import EnvoyTraffic, RegistryVersions, RolloutFolder
 from serinus.control.stack import Options
+from serinus.control.state import RunFolder
 from serinus.core.errors import NotFound
-from serinus.core.evidence import QualityEvidence
+from serinus.core.evidence import QualityEvidence, Snapshot
 from serinus.core.rollout import RolloutState
+from serinus.core.spec import ModelService
 from serinus.core.spec.rollout import Rollout
 from serinus.engines.mlflow import Registry
+from serinus.engines.prediction_store import PredictionStore
+from serinus.engines.specfile import read_service
+
+
+@dataclass
+class Parts:
+    """What a controller asks, for the spec file `path`."""
+
+    serving: Serving
+    registry: Registry
+    path: Path
+    _source: QualitySource | None = field(default=None, init=False)
+
+    @property
+    def service(self) -> ModelService:
+        """The spec as it is now."""
+        return read_service(self.path)
+
+    @property
+    def address(self) -> str:
+        """Where the stack answers now."""
+        return running(RunFolder(self.serving.platform)).address
+
+    def policy(self) -> Rollout:
+        """The spec's rollout.
+
+        Raises:
+            NotFound: it has none.
+            InvalidSpec: it is wrong.
+        """
+        rollout = self.service.deployment.spec.rollout
+        if rollout is None:
+            raise NotFound("the spec has no rollout", hint="add `rollout: {}` to the spec of the ModelDeployment")
+        return rollout
+
+    def snapshot(self, versions: Sequence[int], previous: Snapshot | None, now: datetime) -> Snapshot:
+        """See `EvidenceSource`."""
+        source = ScrapeSource(self.address, self.serving.deployment.model.name, self.policy().guards.queries)
+        return source.snapshot(versions, previous, now)
+
+    def quality(self, state: RolloutState, now: datetime) -> QualityEvidence | None:
+        """How well canary and stable version predict; None where nobody wants to know, or there is no log."""
+        service, rollout = self.service, self.policy()
+        log = service.deployment.spec.log
+        if not rollout.guards.quality.enabled or not log.enabled or state.canary is None or state.started is None:
+            return None
+        windows = service.training.spec.windows
+        settings = QualitySettings(
+            quality=rollout.guards.quality, log=log, label_delay=windows.label_delay, holdout=windows.holdout
+        )
+        name = service.deployment.spec.model.name
+        canary, stable = (self.registry.get(name, number) for number in (state.canary.version, state.stable))
+        return self._quality(settings).evidence(canary, stable, state.started, now)
+
+    def _quality(self, settings: QualitySettings) -> QualitySource:
+        if self._source is None or self._source.settings != settings:
+            platform = self.serving.platform
+            store = PredictionStore(settings.log.place(platform.state))
+            folder = platform.state / "rollout" / "quality"
+            self._source = QualitySource(
+                store, folder, self.registry.fetch, lambda: read_counts(self.address), settings
+            )
+        return self._source
 
 
 def controller(serving: Serving, registry: Registry, options: Options | None = None) -> Controller:
-    """What looks after the rollouts of a stack on this machine. The spec is read anew at each look.
+    """What looks after the rollouts of a stack on this machine.
 
     Raises:
-        NotFound: the spec has no rollout.
+        NotFound: there is no spec file to read the policy from.
     """
+    if serving.spec is None:
+        raise NotFound("there is no spec to read the rollout's policy from")
     folder = RolloutFolder(serving.platform)
-    model = serving.deployment.model
+    parts = Parts(serving, registry, serving.spec)
     return Controller(
-        model=model.name,
-        policy=lambda: policy_of(serving),
-        versions=RegistryVersions(registry, model),
+        model=serving.deployment.model.name,
+        policy=parts.policy,
+        versions=RegistryVersions(registry, serving.deployment.model),
         traffic=EnvoyTraffic(serving, registry, options or Options()),
-        evidence=evidence,
-        quality=quality,
+        evidence=parts,
+        quality=parts.quality,
         commands=folder.commands,
         ledger=folder.ledger,
     )
-
-
-def policy_of(serving: Serving) -> Rollout:
-    """The rollout's policy as the spec says it now.
-
-    Raises:
-        NotFound: the spec has none.
-        InvalidSpec: it is wrong.
-    """
-    from serinus.engines.specfile import read_service
-
-    deployment = serving.deployment if serving.spec is None else read_service(serving.spec).deployment.spec
-    if deployment.rollout is None:
-        raise NotFound("the spec has no rollout", hint="add `rollout: {}` to the spec of the ModelDeployment")
-    return deployment.rollout

@@ -226,7 +226,7 @@ def _plan(serving: Serving, versions: list[ModelVersion], fetch: Fetch, place: t
 def _launch(
     folder: RunFolder, state: StackState, serving: Serving, version: ModelVersion, options: Options
 ) -> StackState:
-    write_text(folder.sidecar, instances.serving_config(serving, version).model_dump_json(indent=2))
+    write_text(folder.sidecar, instances.sidecar_config(serving, version, state.door).model_dump_json(indent=2))
     programs = [
         *(instances.program(folder, number) for number in state.instances),
         instances.door_program(folder, state.door),

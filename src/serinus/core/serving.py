@@ -34,6 +34,9 @@ class ServingConfig(BaseModel):
     metrics_dir: Path
     spool_dir: Path | None = None
     """Folder of the predictor's own disk where the prediction log waits to be shipped; without it there is no log."""
+    door_admin: Path | None = None
+    """The admin socket of the front door; the sidecar shows what it counts. Without it nobody knows of requests that
+    got no answer, and there is no evidence for a rollout."""
     maximum_rows: Annotated[int, Field(ge=1, le=100_000)] = MAXIMUM_ROWS
     """Rows a request may carry."""
     lookup_timeout: Duration = timedelta(seconds=1)

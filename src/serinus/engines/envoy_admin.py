@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from serinus.core.errors import EngineError
 from serinus.engines.envoy import ROUTES, Door, cluster_name, clusters, configuration, routes
+from serinus.engines.envoy_door import COPIES
 from serinus.engines.files import write_text
 from serinus.engines.sockets import ask
 from serinus.engines.waiting import wait_until
@@ -73,17 +74,18 @@ def await_routes(door: Door, seconds: float) -> None:
 
 
 def requests_under_way(door: Door, version: int) -> int:
-    """Requests that a version has taken and not yet answered."""
-    name = f"cluster.{cluster_name(door.model, version)}.upstream_rq_active"
-    return int(_stats(door, f"^{re.escape(name)}$").get(name, 0))
+    """Requests and copies that a version has taken and not yet answered."""
+    name = cluster_name(door.model, version)
+    pattern = rf"^cluster\.{re.escape(name)}({COPIES})?\.upstream_rq_active$"
+    return sum(_stats(door, pattern).values())
 
 
 def received(door: Door) -> dict[int, int]:
     """Requests that were sent to each version since Envoy started, second attempts and copies included.
 
-    What became of them, Envoy counts by the share that they belonged to; by version, the handler's metrics tell.
+    What became of them, `envoy_counts` tells.
     """
-    return _of_each(door, "upstream_rq_total")
+    return _of_each(door, "upstream_rq_total", ("", COPIES))
 
 
 def healthy(door: Door) -> dict[int, bool]:
@@ -91,10 +93,14 @@ def healthy(door: Door) -> dict[int, bool]:
     return {version: count > 0 for version, count in _of_each(door, "membership_healthy").items()}
 
 
-def _of_each(door: Door, statistic: str) -> dict[int, int]:
-    names = {each.version: f"cluster.{cluster_name(door.model, each.version)}.{statistic}" for each in door.backends}
-    found = _stats(door, "^(" + "|".join(map(re.escape, names.values())) + ")$")
-    return {version: int(found.get(name, 0)) for version, name in names.items()}
+def _of_each(door: Door, statistic: str, kinds: tuple[str, ...] = ("",)) -> dict[int, int]:
+    """By version the sum over its clusters: that for requests, unless `kinds` names others too."""
+    names = {
+        each.version: [f"cluster.{cluster_name(door.model, each.version)}{kind}.{statistic}" for kind in kinds]
+        for each in door.backends
+    }
+    found = _stats(door, "^(" + "|".join(re.escape(name) for own in names.values() for name in own) + ")$")
+    return {version: sum(int(found.get(name, 0)) for name in own) for version, own in names.items()}
 
 
 def _await_revision(door: Door, subject: str, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """Envoy's clusters: where each version listens, when it counts as dead, and what answers in its place.
 
-A version has a cluster for predictions and one for readiness, both on the loopback. Where two versions share the
+A version has a cluster for predictions, one for copies and one for readiness, all on the loopback. Where two versions share the
 requests, each share goes to an *aggregate* cluster: the version itself, then the other one. A retry goes to the other
 one, and so does everything as soon as the version is known to be dead. Statistics stay with the version that answered.
 A name says what is in the aggregate, so that none is ever changed while requests are in it.
@@ -12,7 +12,17 @@ from datetime import timedelta
 from typing import Any
 
 from serinus.core.spec.traffic import Limits
-from serinus.engines.envoy_door import MANAGEMENT, SIDECAR, TYPE, Backend, Door, cluster_name, destination, duration
+from serinus.engines.envoy_door import (
+    COPIES,
+    MANAGEMENT,
+    SIDECAR,
+    TYPE,
+    Backend,
+    Door,
+    cluster_name,
+    destination,
+    duration,
+)
 from serinus.engines.ports import LOOPBACK
 
 _CONNECT = "1s"
@@ -25,7 +35,7 @@ _READY_WORD = '"READY"'
 
 
 def clusters(door: Door, before: Door | None = None) -> dict[str, Any]:
-    """Every cluster that routes may name: two a version, and those that fall back. With `before`, also those that its
+    """Every cluster that routes may name: three a version, and those that fall back. With `before`, also those that its
     routes name: for the time until the routes have changed too."""
     listed = _clusters(door) + (_clusters(before) if before else [])
     found = {each["name"]: each for each in reversed(listed)}
@@ -53,12 +63,17 @@ def _of_version(door: Door, backend: Backend) -> list[dict[str, Any]]:
     watched = limits | _watch(door.model)
     return [
         _static(name, backend.port, backend.management_port) | watched,
+        # Of its own, so that what became of copies can be told from what became of requests.
+        _static(name + COPIES, backend.port) | limits,
         _static(name + MANAGEMENT, backend.management_port) | _breakers(Limits()),
     ]
 
 
 def _static(name: str, port: int, asked_port: int | None = None) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"address": {"socket_address": {"address": LOOPBACK, "port_value": port}}}
+    endpoint: dict[str, Any] = {
+        "address": {"socket_address": {"address": LOOPBACK, "port_value": port}},
+        "hostname": name,
+    }
     if asked_port is not None:
         endpoint["health_check_config"] = {"port_value": asked_port}
     return {

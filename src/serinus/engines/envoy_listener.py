@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serinus.core.times import format_duration
-from serinus.engines import envoy_grpc
+from serinus.engines import envoy_counts, envoy_grpc
 from serinus.engines.envoy_clusters import sidecar
 from serinus.engines.envoy_door import (
     HEADERS_FILTER,
@@ -121,6 +121,7 @@ def _connection_manager(door: Door) -> dict[str, Any]:
         "drain_timeout": "1s",
         "rds": {"route_config_name": ROUTES, "config_source": watched(door.routes_file)},
         "local_reply_config": _local_replies(door),
+        "access_log": [envoy_counts.request_log()],
         "http_filters": _filters(door),
     }
 
@@ -133,6 +134,7 @@ def _request_ids() -> dict[str, Any]:
 
 def _filters(door: Door) -> list[dict[str, Any]]:
     script = {"@type": _HTTP_FILTER + "lua.v3.Lua"}
+    router = {"@type": _HTTP_FILTER + "router.v3.Router", "upstream_log": [envoy_counts.attempt_log()]}
     buffer = {"@type": _HTTP_FILTER + "buffer.v3.Buffer", "max_request_bytes": door.traffic.maximum_body}
     return [
         envoy_grpc.bridge(),
@@ -142,7 +144,7 @@ def _filters(door: Door) -> list[dict[str, Any]]:
         {"name": "envoy.filters.http.buffer", "typed_config": buffer},
         # Off but for the routes that turn it on: requests for predictions never pass it.
         {"name": LUA_FILTER, "disabled": True, "typed_config": script},
-        {"name": "envoy.filters.http.router", "typed_config": {"@type": _HTTP_FILTER + "router.v3.Router"}},
+        {"name": "envoy.filters.http.router", "typed_config": router},
     ]
 
 

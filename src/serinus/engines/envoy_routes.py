@@ -12,16 +12,19 @@ from typing import Any
 
 from serinus.core import inference
 from serinus.engines.envoy_door import (
+    COPIES,
     HEADERS_FILTER,
     HEALTH_FILTER,
     JSON,
     LUA_FILTER,
     MANAGEMENT,
+    NAMED,
     PROTOCOL_HEADER,
     QUOTA_FILTER,
     ROUTES,
     SHADOW_HEADER,
     SIDECAR,
+    SPLIT,
     START_HEADER,
     TYPE,
     Backend,
@@ -116,6 +119,7 @@ def _predictions(door: Door) -> Iterator[Route]:
     for each in door.named:
         match = {"path": f"/v2/models/{model}/versions/{each.version}/infer", "headers": [_method("POST")]}
         route = {
+            "name": NAMED,
             "match": match,
             "route": {"cluster": cluster_name(model, each.version), **_seconds(door.timeout + _MARGIN)},
         }
@@ -154,10 +158,11 @@ def _choices(door: Door, match: dict[str, Any]) -> Iterator[Route]:
             role = "canary" if backend.version == door.canary else "stable"
             named = _header(header, {"safe_regex": {"regex": f"{role}|{backend.version}"}})
             cluster = cluster_name(door.model, backend.version)
-            yield {"match": _also(match, named), "route": {"cluster": cluster, **_seconds(door.timeout + _MARGIN)}}
+            action = {"cluster": cluster, **_seconds(door.timeout + _MARGIN)}
+            yield {"name": NAMED, "match": _also(match, named), "route": action}
         absent = {"status": 404, "body": {"inline_string": f"{header} names a version that is not up"}}
         yield {"match": _also(match, {"name": header, "present_match": True}), "direct_response": absent}
-    yield {"match": match, "route": _split(door) | _shadow(door) | _seconds(door.timeout + _MARGIN)}
+    yield {"name": SPLIT, "match": match, "route": _split(door) | _shadow(door) | _seconds(door.timeout + _MARGIN)}
 
 
 def _split(door: Door) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def _shadow(door: Door) -> dict[str, Any]:
     mark = {"append": {"header": {"key": SHADOW_HEADER, "value": "true"}, "append_action": _OVERWRITE}}
     policies = [
         {
-            "cluster": cluster_name(door.model, each.version),
+            "cluster": cluster_name(door.model, each.version) + COPIES,
             "runtime_fraction": {"default_value": {"numerator": _fraction(each.shadow), "denominator": "TEN_THOUSAND"}},
             "disable_shadow_host_suffix_append": True,
             "request_headers_mutations": [mark],

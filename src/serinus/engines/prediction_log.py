@@ -6,7 +6,7 @@ reduced to one a prediction id, and outcomes to one an id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from serinus.core.dataset import ID, LABEL, LABEL_TIMESTAMP
 from serinus.core.errors import EngineError, InvalidData
@@ -90,7 +91,7 @@ def read_predictions(
     table = _together([table for table in tables if table.num_rows])
     if not table.num_rows:
         return table
-    return _first_of_each(table.sort_by([(by, "ascending"), (PREDICTION_ID, "ascending")]), PREDICTION_ID)
+    return first_of_each(table.sort_by([(by, "ascending"), (PREDICTION_ID, "ascending")]), PREDICTION_ID)
 
 
 def read_outcomes(store: PredictionStore, model: str, known_by: datetime | None = None) -> pa.Table:
@@ -152,6 +153,60 @@ def join(predictions: pa.Table, outcomes: pa.Table) -> pa.Table:
     return labelled
 
 
+def named(table: pa.Table, others: pa.Table) -> NDArray[np.bool_]:
+    """Whether each row has an id, of the prediction or of the caller, that one of the other rows has too."""
+    kinds = (
+        pc.is_in(table[name], value_set=others[name].combine_chunks(), skip_nulls=True).to_numpy()
+        for name in (PREDICTION_ID, ID)
+    )
+    found: NDArray[np.bool_] = np.logical_or(*kinds)
+    return found
+
+
+def segment_files(store: PredictionStore, stream: Stream, model: str, interval: Interval) -> list[str]:
+    """Paths of a stream's files of all UTC days that an interval touches, one for each segment, sorted.
+
+    A segment's name holds a digest of its rows, so a name that was read once need not be read again, and a copy that
+    somebody restored to another folder is the same segment.
+
+    Raises:
+        EngineError: the store cannot be read.
+    """
+    found = {file.rpartition("/")[2]: file for file in _files(store, stream, model, _days(interval))}
+    return sorted(found.values())
+
+
+def read_segment(store: PredictionStore, file: str, wanted: Collection[str]) -> pa.Table:
+    """Those of the wanted columns that a segment has, and its partition's `model` and `version`.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
+    try:
+        with store.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as opened:
+            there = [name for name in opened.schema_arrow.names if name in wanted]
+            return _partitioned(opened.read(columns=there), file)
+    except (OSError, pa.ArrowException) as error:
+        raise EngineError(f"cannot read {file} of the prediction log: {error}") from error
+
+
+def segment_extent(store: PredictionStore, file: str) -> tuple[int, datetime | None]:
+    """How many rows of predictions a segment has, and when the last one was served, read from its end alone.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
+    try:
+        with store.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as opened:
+            place = opened.schema_arrow.names.index(SERVED_AT)
+            groups = [opened.metadata.row_group(at) for at in range(opened.num_row_groups)]
+            known = [group.column(place).statistics for group in groups]
+            last = [each.max for each in known if each is not None and each.has_min_max]
+            return opened.metadata.num_rows, max(last) if len(last) == len(groups) and last else None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise EngineError(f"cannot read {file} of the prediction log: {error}") from error
+
+
 def _keys(outcomes: pa.Table) -> Any:
     """Which of the two ids it is, and the id."""
     named = pc.binary_join_element_wise("p", outcomes[PREDICTION_ID], "")
@@ -194,6 +249,11 @@ def _read(store: PredictionStore, file: str, interval: Interval | None, by: str)
         table = pq.read_table(file, filesystem=store.filesystem, filters=filters, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise EngineError(f"cannot read {file} of the prediction log: {error}") from error
+    return _partitioned(table, file)
+
+
+def _partitioned(table: pa.Table, file: str) -> pa.Table:
+    """A file's rows with what its path says of them."""
     for name in (MODEL, VERSION):
         value = _part(file, name)
         if value is not None:
@@ -211,7 +271,7 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
         ) from error
 
 
-def _first_of_each(table: pa.Table, name: str) -> pa.Table:
+def first_of_each(table: pa.Table, name: str) -> pa.Table:
     """The first row of each value of a column, in order."""
     numbered = pa.table({"key": table[name], "row": pa.array(range(table.num_rows), pa.int64())})
     first = numbered.group_by("key").aggregate([("row", "min")])["row_min"]

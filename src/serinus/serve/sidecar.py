@@ -11,7 +11,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,21 +87,45 @@ def application(config: ServingConfig) -> Starlette:
     registry = CollectorRegistry()
     OwnMetrics(registry, path=str(folder))  # type: ignore[no-untyped-call]
     routes = [Route("/metrics", _metrics(folder, registry)), Route("/healthz", _healthy)]
-    if not config.logged:
-        return Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    intake, shipper = _log(config, registry)
+    beside = [_door(config, registry)]
+    if config.logged:
+        intake, shipper = _log(config, registry)
+        routes.append(Route("/v1/outcomes", _outcomes(intake), methods=["POST"]))
+        beside.append(_shipping(intake, shipper))
 
     @asynccontextmanager
     async def running(_: Starlette) -> AsyncIterator[None]:
-        from serinus.serve.ship import shipping
-
         with ExitStack() as stack:
-            stack.enter_context(shipping(shipper, intake.close_if_due, _LAST_SHIPPING_SECONDS))
-            stack.callback(intake.close)  # comes first, so that what it has is shipped too
+            for each in beside:
+                stack.enter_context(each)
             yield
 
-    routes.append(Route("/v1/outcomes", _outcomes(intake), methods=["POST"]))
     return Starlette(routes=routes, lifespan=running, exception_handlers={HTTPException: _refused})
+
+
+def _door(config: ServingConfig, registry: CollectorRegistry) -> AbstractContextManager[None]:
+    """What the front door counts, and since when everything here counts."""
+    from serinus.serve.door_counts import Counting, DoorCounts
+    from serinus.serve.log import epoch
+
+    model = config.deployment.model.name
+    registry.register(Counting(model, epoch(config.metrics_dir)))
+    if config.door_admin is None:
+        return nullcontext()
+    counts = DoorCounts(config.door_admin, model, config.metrics_dir)
+    registry.register(counts)
+    return counts.watching()
+
+
+@contextmanager
+def _shipping(intake: Intake, shipper: Shipper) -> Iterator[None]:
+    from serinus.serve.ship import shipping
+
+    with shipping(shipper, intake.close_if_due, _LAST_SHIPPING_SECONDS):
+        try:
+            yield
+        finally:
+            intake.close()  # comes first, so that what it has is shipped too
 
 
 def _log(config: ServingConfig, registry: CollectorRegistry) -> tuple[Intake, Shipper]:

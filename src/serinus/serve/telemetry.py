@@ -80,10 +80,23 @@ _OF_SIDECAR: tuple[tuple[str, Literal["counter", "gauge"], str, str], ...] = (
     ("serinus_log_spool_bytes", "gauge", "Bytes of files that wait to be shipped.", "stream"),
     ("serinus_log_spool_age_seconds", "gauge", "Age of the oldest file that waits to be shipped.", "stream"),
     ("serinus_outcomes_total", "counter", "Outcomes posted: new, repeated, corrected or invalid.", "result"),
+    ("serinus_counting_info", "gauge", "1; the epoch names the period over which all these counters run.", "epoch"),
 )  # fmt: skip
-SIDECAR_METRICS = tuple(
-    Metric(name, kind, text, (label,), process="sidecar") for name, kind, text, label in _OF_SIDECAR
-)
+SIDECAR_METRICS = (
+    *(Metric(name, kind, text, (label,), process="sidecar") for name, kind, text, label in _OF_SIDECAR),
+    Metric(
+        "serinus_upstream_requests_total", "counter",
+        "Attempts of the front door at a version, by what came back: ok, error (5xx), none (no answer), or unavailable "
+        "(dead or full: the request went to the other version, or was refused).", ("traffic", "result"),
+        process="sidecar",
+    ),
+    Metric(
+        "serinus_routed_requests_total", "counter",
+        "Requests that the split by weight gave to a version, whoever answered. Without those that named a version.",
+        process="sidecar",
+    ),
+    Metric("serinus_door_up", "gauge", "1 while the front door tells what it counted, else 0.", process="sidecar"),
+)  # fmt: skip
 
 METRICS = {
     metric.name: metric
@@ -180,6 +193,8 @@ class Telemetry:
         }
         self._values = ValueCounts(signature, profile)
         self._child("serinus_model_info", config.digest, signature.schema_digest).set(1)
+        for view in signature.views:  # so that it shows how many there are, and that none of them was stale
+            self._child("serinus_feature_stale_total", view.name, LIVE)
         self._stop = threading.Event()
         threading.Thread(target=self._flush_regularly, name="telemetry", daemon=True).start()
 

@@ -98,14 +98,14 @@ class PredictionComparison:
         zero, one = np.zeros(()), np.ones(())
         if float(differ.log_e(state.differ)) < level:
             return 0.0
-        low, _ = bisect(lambda margin: level - differ.log_e(state.differ, float(margin)), zero, one)
+        low, _ = bisect(lambda margin: level - differ.log_e(state.differ, margin), zero, one)
         return float(low)
 
     def _farthest(self, state: PredictionState, alpha: float) -> float:
         """No bin's shares differ by more: the margin at which the test would just reject."""
         _, close = self._tests
         level = threshold(alpha)
-        _, high = bisect(lambda margin: close.log_e(state.close, float(margin)) - level, np.zeros(()), np.ones(()))
+        _, high = bisect(lambda margin: close.log_e(state.close, margin) - level, np.zeros(()), np.ones(()))
         return float(high)
 
     def read(self, state: PredictionState, share: AlphaShare) -> Reading:

@@ -84,7 +84,8 @@ class ExpectedTest:
     def nearest(self, counts: ArrayLike, tolerance: ArrayLike) -> Floats:
         """The likeliest distribution within total variation `tolerance`, [...], of the expected one. Shape [..., B]."""
         _, shares, _ = self._counts(counts)
-        spend = np.broadcast_to(np.asarray(tolerance, dtype=np.float64), shares.shape[:-1])[..., np.newaxis]
+        given = np.asarray(tolerance, dtype=np.float64)
+        spend = np.broadcast_to(given, np.broadcast_shapes(given.shape, shares.shape[:-1]))[..., np.newaxis]
         expected, ratio = self._shares, shares / self._shares
         one = np.ones_like(spend)
 

@@ -97,9 +97,10 @@ class TwoSampleTest:
         drift = rows * (high / (1 + (high - 1) * weight) - low / (1 + (low - 1) * weight))
         return RateState(state.evidence + evidence, state.drift + drift)
 
-    def log_e(self, state: TwoSampleState, margin: float = 0.0) -> Floats:
+    def log_e(self, state: TwoSampleState, margin: ArrayLike = 0.0) -> Floats:
         """log of the evidence, [...], that the total variation is above the margin; reject at log(1 / alpha)."""
         bins = len(self.positions)
+        margin = np.asarray(margin, dtype=np.float64)[..., np.newaxis]
         both = np.logaddexp(_MORE.log_e(state.more, margin), _MORE.log_e(state.less, margin))
         sparse = np.logaddexp(both + np.log(0.5 / bins), np.log1p(-1 / bins)).sum(axis=-1)
         tilts = state.tilts.evidence - margin * state.tilts.drift
@@ -136,7 +137,8 @@ class CloseTest:
             _LESS_THAN_MARGIN.update(state.not_more, counts), _LESS_THAN_MARGIN.update(state.not_less, swapped)
         )
 
-    def log_e(self, state: CloseState, margin: float) -> Floats:
+    def log_e(self, state: CloseState, margin: ArrayLike) -> Floats:
         """log of the evidence, [...]; reject at log(1 / alpha)."""
+        margin = np.asarray(margin, dtype=np.float64)[..., np.newaxis]
         sides = (_LESS_THAN_MARGIN.log_e(side, margin) for side in state)
         return np.asarray(np.minimum(*sides).min(axis=-1), dtype=np.float64)
