@@ -10,7 +10,7 @@ import typer
 from serinus.core.errors import SerinusError
 
 # A module a group of verbs; each has `register(app)`. Heavy imports belong inside the commands.
-_MODULES = ("project", "train", "models", "serving", "sidecar", "outcomes", "loop", "replay", "rollout")
+_MODULES = ("project", "train", "models", "serving", "sidecar", "outcomes", "loop", "replay", "rollout", "simulate")
 
 
 def app() -> typer.Typer:

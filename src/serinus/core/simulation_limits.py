@@ -13,7 +13,7 @@ import numpy as np
 from serinus.core.guards.panel import Panel
 from serinus.core.guards.reading import ArmCounts, Traffic
 from serinus.core.sequential.verdict import Floats, Verdict
-from serinus.core.simulation import Stage, panel_of, stages, world_of
+from serinus.core.simulation import Stage, panel_of, stages
 from serinus.core.simulation_traffic import Look, Scenario, Workload, World
 from serinus.core.spec.rollout import Rollout
 from serinus.core.times import format_duration

@@ -51,14 +51,14 @@ def default_scenarios() -> tuple[Scenario, ...]:
     """A healthy canary under all that happens to services, and canaries that are bad in every way guards know."""
     return (
         Scenario(name="healthy"),
-        Scenario(name="healthy, an incident hits both", incident=Incident()),
+        Scenario(name="healthy, incident on both", incident=Incident()),
         Scenario(name="errors x2", change=Change(errors=2), bad=True),
         Scenario(name="errors x4", change=Change(errors=4), bad=True),
         Scenario(name="errors x10", change=Change(errors=10), bad=True),
         Scenario(name="p99 latency +20 %", change=Change(latency_p99=1.2), bad=True),
         Scenario(name="p99 latency x2", change=Change(latency_p99=2), bad=True),
         Scenario(name="feature problems x3", change=Change(problems=3), bad=True),
-        Scenario(name="predictions shifted", change=Change(logit=0.5), bad=True),
+        Scenario(name="predictions shifted", change=Change(logit=1.0), bad=True),
         Scenario(name="worse by labels only", change=Change(quality=0.02), bad=True),
         Scenario(name="split wrong by half", change=Change(routed=1.5), bad=True),
         Scenario(name="traffic stops", stops=timedelta(minutes=10)),
