@@ -9,29 +9,24 @@ import argparse
 import json
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.rollout import oracle, paired
-from benchmarks.rollout.peers import PEERS, PROMOTED, TAKEN_BACK
+from benchmarks.rollout.jobs import RATIOS, Job, run, simulate_seconds
+from benchmarks.rollout.peers import PEERS
 from benchmarks.rollout.report import OURS, show
-from benchmarks.rollout.scenarios import POLICY, SERVICE, Case, cases
+from benchmarks.rollout.scenarios import POLICY, cases
 from serinus.core.guards.budget import shares
-from serinus.core.simulation import Outcomes, Result, simulate, world_of
 
-RATIOS = {"errors x2": 2.0, "errors x4": 4.0, "errors x10": 10.0}
 _ORACLE = 20_000
 # Medians near their goals need more rollouts to be told from them.
 _MORE = {"errors x4": 5, "errors x10": 5}
-Job = tuple[str, str, int]
 
 
 def main() -> int:
@@ -80,71 +75,8 @@ def _run(jobs: list[Job]) -> dict[tuple[str, str], Any]:
             who, what, _ = running[future]
             found[who, what] = future.result()
             bar.update(task, advance=1, description=f"{who} {what}")
-        found["simulate", ""] = pool.submit(_simulate_seconds).result()
+        found["simulate", ""] = pool.submit(simulate_seconds).result()
     return found
-
-
-def run(job: Job) -> Any:
-    """One job, in a process of its own."""
-    who, what, rollouts = job
-    if who == "paired":
-        return paired.measure(rollouts)._asdict()
-    if who == "oracle":
-        setting = (SERVICE.rate * 60, POLICY.steps[0] / 100, SERVICE.errors)
-        return float(np.median(oracle.requests(RATIOS[what], setting, shares(POLICY)["errors"].harm, rollouts)))
-    case = next(each for each in cases() if each.name == what)
-    rng = np.random.default_rng(zlib.crc32(f"{who} {what}".encode()))
-    if who == OURS:
-        world = world_of(case.policy, case.workload, case.scenario)
-        return _ours(case, simulate(case.policy, world, rng, rollouts, case.growth))
-    peer = next(each for each in PEERS if each.name == who)
-    ends = peer.run(world_of(POLICY, case.workload, case.scenario), rollouts, rng)
-    stopped = ends.result == TAKEN_BACK
-    return {
-        "stopped": float(stopped.mean()),
-        "promoted": float((ends.result == PROMOTED).mean()),
-        "requests": _median(ends.requests[stopped]),
-        "seconds": _median(ends.seconds[stopped]),
-        "blind": _blind(case),
-    }
-
-
-def _ours(case: Case, outcomes: Outcomes) -> dict[str, Any]:
-    stopped = outcomes.guard >= 0
-    names, counts = np.unique(outcomes.guard[stopped], return_counts=True)
-    return {
-        "stopped": float(stopped.mean()),
-        "taken_back": float(outcomes.taken_back.mean()),
-        "promoted": float(outcomes.promoted.mean()),
-        "inconclusive": float((outcomes.result == Result.INCONCLUSIVE).mean()),
-        # What the tests knew of, as for the oracle; `served` has the interval before each stage's first totals too.
-        "requests": _median(outcomes.judged[stopped]),
-        "served": _median(outcomes.served[stopped]),
-        "seconds": _median(outcomes.seconds[stopped]),
-        "guards": {outcomes.guards[name]: int(count) for name, count in zip(names, counts, strict=True)},
-        "rollouts": len(stopped),
-        "blind": _blind(case),
-    }
-
-
-def _blind(case: Case) -> bool:
-    """Whether there is never enough evidence to promote anything."""
-    return not case.scenario.metrics or case.scenario.stops is not None
-
-
-def _median(values: Any) -> float | None:
-    return float(np.median(values)) if len(values) else None
-
-
-def _simulate_seconds() -> float:
-    """What 2,000 rollouts of the default policy take in one process while others are idle: the mean of two cases."""
-    took = []
-    for case in (each for each in cases() if each.name in ("healthy", "p99 +20 %")):
-        world = world_of(POLICY, SERVICE, case.scenario)
-        began = time.perf_counter()
-        simulate(POLICY, world, np.random.default_rng(0))
-        took.append(time.perf_counter() - began)
-    return sum(took) / len(took)
 
 
 def _figures(table: dict[str, dict[str, Any]], found: dict[tuple[str, str], Any]) -> dict[str, Any]:
@@ -161,7 +93,8 @@ def _figures(table: dict[str, dict[str, Any]], found: dict[tuple[str, str], Any]
         },
         "paired_over_arms": round(rows["paired"] / rows["arms"], 5),
         "promoted_without_evidence": max(blind),
-        "simulate_seconds": round(found["simulate", ""], 2),
+        "simulate_seconds": round(found["simulate", ""][0], 2),
+        "simulate_cpu_seconds": round(found["simulate", ""][1], 2),
         "oracle": {name: found["oracle", name] for name in RATIOS},
         "alpha_errors": shares(POLICY)["errors"].harm,
         "paired": rows,
