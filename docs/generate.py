@@ -128,13 +128,21 @@ def _cli() -> Iterator[str]:
     yield f"# The command line\n\n{command.help}\n"
     yield "Exit codes: 0 done, 1 an answer that is a plain no, others as in [errors](errors.md). Results go to standard"
     yield "output, progress and logs to standard error.\n"
-    for name, verb in command.commands.items():
+    yield from _verbs(command, "serinus")
+
+
+def _verbs(group: Any, path: str) -> Iterator[str]:
+    """A section a verb; those in a group of verbs are called by both names."""
+    for name, verb in group.commands.items():
         if verb.hidden:
+            continue
+        if hasattr(verb, "commands"):
+            yield from _verbs(verb, f"{path} {name}")
             continue
         arguments = [each for each in verb.params if each.param_type_name == "argument"]
         words = [each.name.upper() if each.required else f"[{each.name.upper()}]" for each in arguments]
-        yield f"## serinus {name}\n\n{' '.join((verb.help or '').split())}\n"
-        yield f"```\n{' '.join(['serinus', name, '[OPTIONS]', *words])}\n```\n"
+        yield f"## {path} {name}\n\n{' '.join((verb.help or '').split())}\n"
+        yield f"```\n{' '.join([path, name, '[OPTIONS]', *words])}\n```\n"
         rows = [_parameter(each) for each in verb.params if not getattr(each, "hidden", False)]
         yield from _table(["argument or option", "default", "meaning"], rows) if rows else []
         if verb.epilog:

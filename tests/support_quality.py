@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -86,7 +87,9 @@ def fitted(blind: bool, signature: Signature) -> Network:
     columns, labels = draw(4000, seed=99)
     if blind:
         columns["shop_hourly__queue"] = columns["shop_hourly__queue"][::-1].copy()
-    numbers, categories = signature.encode(columns)
+    numbers, categories = signature.encode(
+        {column.name: columns.get(column.name, columns["amount"]) for column in signature.columns}
+    )
     module = NamedColumns(Network(signature, hidden=8), signature)
     named = module.columns(torch.from_numpy(numbers), torch.from_numpy(categories))
     module.module.prepare(named)
@@ -117,15 +120,16 @@ def packaged(folder: Path, version: int, blind: bool, signature: Signature = TIN
 
 
 class LogSite:
-    """One predictor's log with two versions; the canary is the worse one unless told otherwise."""
+    """One predictor's log with two versions, of which the canary is the worse one."""
 
-    def __init__(self, folder: Path, *, good: bool = False, canary: Signature = TINY) -> None:
+    def __init__(self, folder: Path, *, canary: Signature = TINY, log: dict[str, Any] | None = None) -> None:
         self.folder = folder
+        self.log = {"destination": str(folder / "store"), **(log or {})}
         self.registry = folder / "registry"
         self.signatures = {STABLE: TINY, CANARY: canary}
         self.versions = {
             STABLE: packaged(self.registry, STABLE, blind=False),
-            CANARY: packaged(self.registry, CANARY, blind=not good, signature=canary),
+            CANARY: packaged(self.registry, CANARY, blind=True, signature=canary),
         }
         self.models = {number: load_exported(self.registry / f"parts-{number}" / MODEL) for number in (STABLE, CANARY)}
         self.store = PredictionStore(str(folder / "store"))
@@ -141,7 +145,7 @@ class LogSite:
         self._shipper.close()
 
     def _config(self, version: int) -> ServingConfig:
-        spec = {"model": {"name": NAME, "version": version}, "log": {"destination": str(self.folder / "store")}}
+        spec = {"model": {"name": NAME, "version": version}, "log": self.log}
         return ServingConfig(
             version=version, digest="", deployment=ModelDeploymentSpec.model_validate(spec, by_alias=True),
             platform=Platform.local(self.folder), feature_project=NAME, metrics_dir=self.folder / "metrics",

@@ -52,7 +52,7 @@ def main() -> int:
 
 def _jobs(rollouts: int, peers: int) -> Iterator[Job]:
     """Long ones first, so that the processes end together."""
-    yield "paired", "", 100
+    yield "paired", "", 40
     for name in RATIOS:
         yield "oracle", name, _ORACLE
     for case in sorted(cases(), key=lambda case: (case.growth > 0, case.look)):

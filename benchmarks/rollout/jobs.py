@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import zlib
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from benchmarks.rollout import oracle, paired
+from benchmarks import paired
+from benchmarks.rollout import oracle
 from benchmarks.rollout.peers import PEERS, PROMOTED, TAKEN_BACK
 from benchmarks.rollout.report import OURS
 from benchmarks.rollout.scenarios import POLICY, SERVICE, Case, cases
@@ -24,7 +26,7 @@ def run(job: Job) -> Any:
     """One job, in a process of its own."""
     who, what, rollouts = job
     if who == "paired":
-        return paired.measure(rollouts)._asdict()
+        return asdict(paired.measure(rollouts=rollouts))
     if who == "oracle":
         setting = (SERVICE.rate * 60, POLICY.steps[0] / 100, SERVICE.errors)
         return float(np.median(oracle.requests(RATIOS[what], setting, shares(POLICY)["errors"].harm, rollouts)))

@@ -47,6 +47,8 @@ def status(
 
     Exit codes: 0 no rollout or one under way, 1 paused, 3 nothing was decided yet.
     """
+    from datetime import UTC, datetime
+
     from serinus.cli.rollout_screen import show
     from serinus.control.rollout_laptop import RolloutFolder
     from serinus.control.rollout_view import view
@@ -63,7 +65,7 @@ def status(
     if as_json:
         _json(found.model_dump(mode="json"))
     else:
-        show(found, page)
+        show(found, page, datetime.now(UTC))
     raise typer.Exit(1 if found.paused else 0)
 
 
@@ -146,9 +148,7 @@ def _ask(file: Path, verb: Verb, said: tuple[str, str | None], as_json: bool, **
     from serinus.core.rollout import Command
 
     why, who = said
-    command = Command(
-        id=uuid4().hex, verb=verb, who=who or getpass.getuser(), why=why, at=datetime.now(UTC), **details
-    )
+    command = Command(id=uuid4().hex, verb=verb, who=who or getpass.getuser(), why=why, at=datetime.now(UTC), **details)
     folder = RolloutFolder(platform_of(file))
     folder.commands.post(command)
     entry = answered(folder, command, lambda: _controller(file), _ANSWER_SECONDS)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from serinus.control.stack import Options
     from serinus.control.state import StackState
     from serinus.control.status import Status
-    from serinus.core.platform import Platform
     from serinus.core.version import ModelVersion
     from serinus.engines.mlflow import Registry
 
@@ -273,6 +272,8 @@ def _show(found: Status) -> None:
     _say(f"{found.model} version {found.version} is {found.condition} at {found.address}{replay}")
     for problem in found.problems:
         _say(f"  {problem}")
+    if found.rollout is not None:
+        _say(f"rollout: {found.rollout.headline}")
     versions = Table("version", "role", "weight", "shadow", "requests", "series", "ready")
     for version in found.versions:
         shares = (f"{version.weight:g} %", f"{version.shadow:g} %")

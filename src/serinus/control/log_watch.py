@@ -95,7 +95,8 @@ class LogWatch:
 
     def _begin(self, now: datetime, rows: int, lost: int) -> list[str]:
         counts = self._read()
-        self._store(Watched(at=now, first=counts, rows=rows, last=counts, lost=lost))
+        kept = _Kept(at=now, rows=_kept(counts))
+        self._store(Watched(at=now, first=counts, rows=rows, last=counts, lost=lost, kept=(kept,)))
         return [f"{lost} rows of the prediction log were lost"] if lost else []
 
     def _settled(self, watched: Watched, now: datetime) -> LogCounts:

@@ -163,7 +163,13 @@ class Controller:
 
     def _put_in_force(self, decision: Decision, observed: Observed) -> None:
         words = "; ".join(decision.reasons)
-        log.log(logging.DEBUG if decision.action == "hold" else logging.INFO, "%s: %s: %s", self.model, decision.action, words)
+        log.log(
+            logging.DEBUG if decision.action == "hold" else logging.INFO,
+            "%s: %s: %s",
+            self.model,
+            decision.action,
+            words,
+        )
         self._trouble = self._broken = None
         self.versions.settle(decision.state)
         if observed.shares == decision.shares:

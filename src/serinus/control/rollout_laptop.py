@@ -199,8 +199,10 @@ def require_by_hand(serving: Serving, share: Share | None) -> None:
     if serving.deployment.rollout is None:
         return
     if share is not None:
-        raise InvalidInput("shares are decided by the spec's rollout", hint="`serinus rollout start VERSION` begins one")
-    state = RolloutFolder(serving.platform).ledger.head().state
+        raise InvalidInput(
+            "shares are decided by the spec's rollout", hint="`serinus rollout start VERSION` begins one"
+        )
+    state = RolloutFolder(serving.platform).ledger.seen().state
     if state is not None and state.canary is not None:
         raise Conflict(
             f"a rollout of version {state.canary.version} is under way",
@@ -217,16 +219,15 @@ def answered(folder: RolloutFolder, command: Command, make: Callable[[], Control
     """
     with suppress(Conflict), folder.lease():
         make().look(datetime.now(UTC))
-    found: list[Entry] = []
 
     def handled() -> bool:
-        state = folder.ledger.head().state
+        state = folder.ledger.seen().state
         return state is not None and command.id in state.handled
 
     if wait_until(handled, seconds, every=0.2):
-        found = [each for each in folder.ledger.entries() if command in each.situation.commands]
-    if not found:
-        raise EngineError(
-            f"`{command.verb}` was not answered within {seconds:.0f} s", hint="it stays posted; `serinus status` tells more"
-        )
-    return found[-1]
+        for entry in folder.ledger.newest_first():
+            if command in entry.situation.commands:
+                return entry
+    raise EngineError(
+        f"`{command.verb}` was not answered within {seconds:.0f} s", hint="it stays posted; `serinus status` tells more"
+    )

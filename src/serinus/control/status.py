@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from serinus.control.instance import ready
+from serinus.control.rollout_laptop import RolloutFolder
+from serinus.control.rollout_view import Glance, glance
 from serinus.control.stack import answers, is_supervised
 from serinus.control.state import RunFolder, StackState
 from serinus.core.errors import EngineError, SerinusError
@@ -52,7 +54,7 @@ class VersionStatus(BaseModel):
 
 class Status(BaseModel):
     """`healthy`: everything runs and every version answers. `degraded`: something does not, as `problems` say.
-    `down`: nothing runs. `version` and `digest` are those of the stable version."""
+    `down`: nothing runs. `version` and `digest` are those of the stable version; `rollout` is what was decided last."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,6 +68,7 @@ class Status(BaseModel):
     as_of: datetime | None = None
     versions: tuple[VersionStatus, ...] = ()
     programs: tuple[ProgramStatus, ...] = ()
+    rollout: Glance | None = None
 
 
 def status(platform: Platform) -> Status:
@@ -90,6 +93,7 @@ def status(platform: Platform) -> Status:
     problems += [f"version {each.version} is not ready" for each in versions if each.role and not each.ready]
     if not answers(state):
         problems.append(f"the model does not answer at {state.address}")
+    rollout = _rollout(platform, problems)
     return Status(
         condition="degraded" if problems else "healthy",
         problems=tuple(problems),
@@ -101,7 +105,16 @@ def status(platform: Platform) -> Status:
         as_of=state.as_of,
         versions=versions,
         programs=programs,
+        rollout=rollout,
     )
+
+
+def _rollout(platform: Platform, problems: list[str]) -> Glance | None:
+    try:
+        return glance(RolloutFolder(platform).ledger)
+    except SerinusError as error:
+        problems.append(f"nothing can be said of rollouts: {error}")
+        return None
 
 
 def _versions(state: StackState) -> tuple[VersionStatus, ...]:

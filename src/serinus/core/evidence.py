@@ -1,4 +1,4 @@
-"""What is known of canary and stable version, as cumulative counts: where it comes from, and whether all of it is there.
+"""What is known of canary and stable version, as cumulative counts, and whether all of it is there.
 
 Sources report totals since they began to count, never differences: a snapshot that comes twice, late or out of order
 then changes nothing, and what happened between two looks is their difference. Where a difference cannot be trusted, for

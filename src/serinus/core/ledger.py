@@ -2,17 +2,25 @@
 
 Nothing can be changed, taken out or put in between without breaking the chain, and since decisions are a function of
 what stands in the ledger, they can be made again from it and must come out the same.
+
+They are made again with floating-point numbers whose last digits depend on the processor, as logarithms do. So numbers
+of readings need only agree in their first digits; what follows from them must be the same.
+
+An entry's digest is of the very bytes of its line, not of what is understood of them: any byte that changes is found,
+and a line that an older Serinus wrote stays good when entries get another field.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from math import isclose
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serinus.core.errors import IntegrityError
 from serinus.core.guards.reading import Reading
@@ -21,12 +29,17 @@ from serinus.core.spec.rollout import Rollout
 
 FIRST = "sha256:" + "0" * 64
 """What the first entry holds in place of a digest."""
+_DIGEST = b',"digest":"'
+_NUMBER = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?")
+# Bounds are searched to about nine digits, and words hold three.
+_SAME = 1e-6
+_SAME_WORDS = 0.011
 
 
 class Entry(BaseModel):
     """One decision. `policy` is there where it is another one than before, `adopted` where the state was not decided
     but found: at the beginning, or after somebody changed the traffic by hand. `after` is the digest of the state that
-    the decision leaves."""
+    the decision leaves. `digest` stays the last field: it is of the bytes before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,8 +59,8 @@ class Entry(BaseModel):
     digest: str = ""
 
     def own_digest(self) -> str:
-        """The digest of all but itself."""
-        return digest_of(self.model_dump(mode="json", by_alias=True, exclude={"digest"}))
+        """The digest of its line, but for the digest."""
+        return _sha256(self.model_dump_json(by_alias=True, exclude={"digest"}).encode())
 
 
 class Broken(BaseModel):
@@ -73,17 +86,15 @@ class Head(BaseModel):
 def digest_of(value: Any) -> str:
     """SHA-256 of plain data in its one canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(text.encode())
 
 
 def state_digest(state: RolloutState) -> str:
-    """The digest of a state."""
-    return digest_of(state.model_dump(mode="json"))
+    """The digest of a state, without what other processors compute otherwise in the last digits."""
+    return digest_of(state.model_dump(mode="json", exclude={"tests", "readings"}))
 
 
-def entry_of(
-    head: Head, model: str, policy: Rollout, situation: Situation, decision: Decision
-) -> Entry:
+def entry_of(head: Head, model: str, policy: Rollout, situation: Situation, decision: Decision) -> Entry:
     """The entry for a decision that was made from the head's state."""
     entry = Entry(
         number=head.number + 1,
@@ -103,22 +114,44 @@ def entry_of(
     return entry.model_copy(update={"digest": entry.own_digest()})
 
 
-def chain(entries: Iterable[Entry], head: Head | None = None) -> Iterator[Entry | Broken]:
-    """Each entry that follows the one before unbroken; the first one that does not, as `Broken`, is the last."""
+def line_of(entry: Entry) -> bytes:
+    """The entry as a line of JSON, without its newline. The digest stands last; it is of the line without it."""
+    return entry.model_dump_json(by_alias=True).encode()
+
+
+def entry_from(line: bytes) -> Entry:
+    """The entry that a line holds.
+
+    Raises:
+        IntegrityError: the line was changed, or holds none.
+    """
+    content, mark, digest = line.rpartition(_DIGEST)
+    if not mark or digest != f'{_sha256(content + b"}")}"}}'.encode():
+        raise IntegrityError("it was changed: its digest is of other content")
+    try:
+        return Entry.model_validate_json(line)
+    except ValidationError as error:
+        raise IntegrityError("it holds no decision that this version of Serinus can read") from error
+
+
+def chain(lines: Iterable[bytes], head: Head | None = None) -> Iterator[Entry | Broken]:
+    """Each line's entry that follows the one before unbroken; the first one that does not, as `Broken`, is the last."""
     number, digest = (head.number, head.digest) if head is not None else (0, FIRST)
-    for entry in entries:
-        why = None
-        if entry.number != number + 1:
-            why = f"found number {entry.number} after {number}"
-        elif entry.previous != digest:
-            why = "it does not follow the entry before it: one of them was changed"
-        elif entry.digest != entry.own_digest():
-            why = "it was changed: its digest is of other content"
-        if why is not None:
-            yield Broken(number=number + 1, why=why)
+    for line in lines:
+        number += 1
+        try:
+            entry = entry_from(line)
+        except IntegrityError as error:
+            yield Broken(number=number, why=error.message)
+            return
+        if entry.number != number:
+            yield Broken(number=number, why=f"found number {entry.number} after {number - 1}")
+            return
+        if entry.previous != digest:
+            yield Broken(number=number, why="it does not follow the entry before it: one of them was changed")
             return
         yield entry
-        number, digest = entry.number, entry.digest
+        digest = entry.digest
 
 
 def advance(head: Head, entry: Entry) -> Head:
@@ -146,8 +179,31 @@ def _difference(entry: Entry, decision: Decision) -> str | None:
     """In words, what a decision made again has otherwise than the entry; None if nothing."""
     for name in ("action", "who", "shares", "reasons", "readings"):
         written, made = getattr(entry, name), getattr(decision, name)
-        if written != made:
+        if written != made and not _alike(written, made):
             return f"{name}: found {written!r:.300}, made again {made!r:.300}"
     if state_digest(decision.state) != entry.after:
         return "the state that it leaves"
     return None
+
+
+def _alike(written: object, made: object) -> bool:
+    """Whether two values differ in the last digits of numbers at most, be they in words."""
+    if isinstance(written, float) and isinstance(made, float):
+        return isclose(written, made, rel_tol=_SAME, abs_tol=_SAME)
+    if isinstance(written, str) and isinstance(made, str):
+        numbers = zip(_NUMBER.findall(written), _NUMBER.findall(made), strict=False)
+        near = all(isclose(_number(one), _number(other), rel_tol=_SAME_WORDS) for one, other in numbers)
+        return near and _NUMBER.sub("0", written) == _NUMBER.sub("0", made)
+    if isinstance(written, tuple) and isinstance(made, tuple) and len(written) == len(made):
+        return all(_alike(one, other) for one, other in zip(written, made, strict=True))
+    if isinstance(written, Reading) and isinstance(made, Reading):
+        return all(_alike(getattr(written, name), getattr(made, name)) for name in Reading.model_fields)
+    return written == made
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -64,12 +64,12 @@ def write_report(card: Scorecard, verdict: GateVerdict, dataset: Dataset, model:
     write_text(path, page(title, body))
 
 
-def page(title: str, body: str) -> str:
-    """A whole page in our style; `title` is plain text, `body` is HTML."""
+def page(title: str, body: str, style: str = "") -> str:
+    """A whole page in our style and what is added to it; `title` is plain text, `body` is HTML."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from serinus.core.guards.reading import Evidences, Reading, Traffic
 from serinus.core.guards.words import Judgement, count, judgement, nothing, percent, plain
@@ -22,13 +23,15 @@ from serinus.core.sequential import (
     AlphaShare,
     CloseTest,
     ExpectedTest,
+    LearnedTest,
     TwoSampleTest,
     decide,
     decide_by_evidence,
     smoothed,
     threshold,
 )
-from serinus.core.sequential.mixture import bisect
+from serinus.core.sequential.learned import LearnedState
+from serinus.core.sequential.mixture import bisect, log_mix
 from serinus.core.sequential.two_sample import CloseState, TwoSampleState
 from serinus.core.sequential.verdict import Codes, Floats
 from serinus.core.spec.rollout import Predictions
@@ -39,12 +42,11 @@ BINS = len(POSITIONS)
 
 
 class PredictionState(NamedTuple):
-    """Both tests, and rows by bin so far, [..., B]."""
+    """The tests; the one that learns also keeps the rows by bin so far, [..., B]."""
 
     differ: TwoSampleState
+    learned: LearnedState
     close: CloseState
-    canary: Floats
-    stable: Floats
 
 
 def _distance(ours: Floats, theirs: Floats) -> float:
@@ -62,30 +64,34 @@ class PredictionComparison:
     name: str = "predictions"
 
     @property
-    def _tests(self) -> tuple[TwoSampleTest, CloseTest]:
-        return TwoSampleTest(POSITIONS), CloseTest(BINS)
+    def _tests(self) -> tuple[TwoSampleTest, LearnedTest, CloseTest]:
+        return TwoSampleTest(POSITIONS), LearnedTest(BINS), CloseTest(BINS)
 
     def start(self, shape: tuple[int, ...] = ()) -> PredictionState:
         """The state before any traffic."""
-        differ, close = self._tests
-        zeros = np.zeros((*shape, BINS))
-        return PredictionState(differ.start(shape), close.start(shape), zeros, zeros)
+        differ, learned, close = self._tests
+        return PredictionState(differ.start(shape), learned.start(shape), close.start(shape))
 
     def update(self, state: PredictionState, traffic: Traffic) -> PredictionState:
         """Add one interval."""
-        differ, close = self._tests
+        differ, learned, close = self._tests
         ours, theirs = traffic.canary.predictions, traffic.stable.predictions
         return PredictionState(
             differ.update(state.differ, ours, theirs),
+            learned.update(state.learned, ours, theirs),
             close.update(state.close, ours, theirs),
-            state.canary + ours,
-            state.stable + theirs,
         )
 
     def evidences(self, state: PredictionState) -> Evidences:
         """A total variation above the tolerance; every bin within the margin."""
-        differ, close = self._tests
-        return Evidences(differ.log_e(state.differ, self.tolerance), close.log_e(state.close, self.margin))
+        _, _, close = self._tests
+        return Evidences(self._apart(state, self.tolerance), close.log_e(state.close, self.margin))
+
+    def _apart(self, state: PredictionState, distance: ArrayLike) -> Floats:
+        """Evidence of a larger total variation: half the capital on shapes thought of, half on what is learned."""
+        differ, learned, _ = self._tests
+        both = np.stack([differ.log_e(state.differ, distance), learned.log_e(state.learned, distance)], axis=-1)
+        return log_mix(both, np.log(np.array([0.5, 0.5])))
 
     def codes(self, state: PredictionState, share: AlphaShare) -> Codes:
         """Verdicts, [...]."""
@@ -93,17 +99,15 @@ class PredictionComparison:
 
     def _low(self, state: PredictionState, alpha: float) -> float:
         """The total variation is at least this: the tolerance at which the test would just reject."""
-        differ, _ = self._tests
         level = threshold(alpha)
-        zero, one = np.zeros(()), np.ones(())
-        if float(differ.log_e(state.differ)) < level:
+        if float(self._apart(state, 0.0)) < level:
             return 0.0
-        low, _ = bisect(lambda margin: level - differ.log_e(state.differ, margin), zero, one)
+        low, _ = bisect(lambda distance: level - self._apart(state, distance), np.zeros(()), np.ones(()))
         return float(low)
 
     def _farthest(self, state: PredictionState, alpha: float) -> float:
         """No bin's shares differ by more: the margin at which the test would just reject."""
-        _, close = self._tests
+        _, _, close = self._tests
         level = threshold(alpha)
         _, high = bisect(lambda margin: close.log_e(state.close, margin) - level, np.zeros(()), np.ones(()))
         return float(high)
@@ -111,7 +115,7 @@ class PredictionComparison:
     def read(self, state: PredictionState, share: AlphaShare) -> Reading:
         """In words, of a state of shape (). The interval bounds the total variation, from below only."""
         said = judgement(self.evidences(state), share)
-        rows, others = float(state.canary.sum()), float(state.stable.sum())
+        rows, others = float(state.learned.canary.sum()), float(state.learned.stable.sum())
         both = rows > 0 and others > 0
         low = self._low(state, share.harm) if both else None
         if low is not None and said.verdict == "harm":
@@ -121,7 +125,7 @@ class PredictionComparison:
             verdict=said.verdict,
             blocking=self.blocking,
             unit="total variation",
-            value=_distance(state.canary, state.stable) if both else None,
+            value=_distance(state.learned.canary, state.learned.stable) if both else None,
             low=low,
             harm_above=self.tolerance,
             canary=rows,
@@ -132,16 +136,17 @@ class PredictionComparison:
         )
 
     def _text(self, state: PredictionState, share: AlphaShare, told: tuple[float | None, Judgement]) -> str:
-        rows, others = float(state.canary.sum()), float(state.stable.sum())
+        ours, theirs = state.learned.canary, state.learned.stable
+        rows, others = float(ours.sum()), float(theirs.sum())
         low, said = told
         absent = nothing(self.name, "predictions", rows, others)
         if absent is not None or low is None:
             return absent or ""
         return (
-            f"{self.name}: total variation {plain(_distance(state.canary, state.stable))} between {count(rows)} of the "
-            f"canary and {count(others)} of stable, at least {plain(low)} ({plain(self.tolerance)} is tolerated); no "
-            f"bin's share differs by more than {percent(self._farthest(state, share.safe))} "
-            f"({percent(self.margin)} is safe): {said.verdict}"
+            f"{self.name}: total variation {plain(_distance(ours, theirs))} between {count(rows)} of the canary and "
+            f"{count(others)} of stable, at least {plain(low)} ({plain(self.tolerance)} is tolerated); no bin's share "
+            f"differs by more than {percent(self._farthest(state, share.safe))} ({percent(self.margin)} is safe): "
+            f"{said.verdict}"
         )
 
 

@@ -208,7 +208,7 @@ def _problem(spec: Quality, evidence: QualityEvidence | None) -> str | None:
     if evidence.missing:
         return f"evidence is incomplete: {'; '.join(evidence.missing)}"
     if evidence.metric != spec.metric:
-        return f"losses are {_UNITS[evidence.metric]}s, but {_UNITS[spec.metric]}s are asked for"
+        return f"losses were computed as {_UNITS[evidence.metric]}, and {_UNITS[spec.metric]} is asked for"
     return None
 
 

@@ -41,13 +41,13 @@ def percent(share: float) -> str:
 
 
 def points(share: float) -> str:
-    """A share in hundredths, without the unit."""
-    return f"{round(100 * share, 4):.3g}"
+    """A share in hundredths, without the unit; never minus nothing."""
+    return f"{round(100 * share, 4) + 0.0:.3g}"
 
 
 def plain(value: float) -> str:
     """A number to three digits; what is as good as nothing is 0."""
-    return f"{round(value, 6):.3g}"
+    return f"{round(value, 6) + 0.0:.3g}"
 
 
 def seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""How a new version earns its traffic: a state machine, pure. What is measured comes in, what is to be done goes out."""
+"""How a new version earns its traffic: a pure state machine. What is measured comes in, what to do goes out."""
 
 from serinus.core.rollout.machine import decide
 from serinus.core.rollout.stages import shares

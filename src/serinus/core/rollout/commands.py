@@ -1,4 +1,4 @@
-"""What people may ask of a rollout. Each command is obeyed once, and one that makes no sense is answered, not ignored."""
+"""What people may ask of a rollout. Each command is obeyed once; one that makes no sense is answered, not ignored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def obey(rollout: Rollout, state: RolloutState, command: Command, now: datetime)
     if command.verb == "promote":
         return _promote(rollout, state, said, now)
     undo = state.phase == "provisional"
-    return Changed("undo" if undo else "rollback", (said,), _ended(state, "undone" if undo else "rolled back", said, now))
+    return Changed(
+        "undo" if undo else "rollback", (said,), _ended(state, "undone" if undo else "rolled back", said, now)
+    )
 
 
 def _ended(state: RolloutState, result: str, why: str, now: datetime) -> RolloutState:
@@ -54,7 +56,9 @@ def _start(state: RolloutState, command: Command, said: str) -> Changed:
     if state.phase == "provisional" and state.canary is not None and candidate.version != state.canary.version:
         why = f"version {state.canary.version} is to be confirmed or undone first"
         return Changed("hold", (f"start by {said}", why), state)
-    return Changed("hold", (f"start version {candidate.version}, {said}",), state.model_copy(update={"requested": candidate}))
+    return Changed(
+        "hold", (f"start version {candidate.version}, {said}",), state.model_copy(update={"requested": candidate})
+    )
 
 
 def _approve(rollout: Rollout, state: RolloutState, command: Command, said: str) -> Changed:
@@ -62,7 +66,9 @@ def _approve(rollout: Rollout, state: RolloutState, command: Command, said: str)
         allowed = ", ".join(f"{each:g}" for each in rollout.approvals) or "none"
         return Changed("hold", (f"approve by {said}", f"steps that wait for an approval: {allowed}"), state)
     approved = (*state.approved, command.weight)
-    return Changed("approve", (f"{command.weight:g} % approved by {said}",), state.model_copy(update={"approved": approved}))
+    return Changed(
+        "approve", (f"{command.weight:g} % approved by {said}",), state.model_copy(update={"approved": approved})
+    )
 
 
 def _resume(state: RolloutState, said: str) -> Changed:
@@ -88,4 +94,3 @@ def _promote(rollout: Rollout, state: RolloutState, said: str, now: datetime) ->
         return Changed("promote", (said,), _ended(state, "promoted", said, now))
     begun = enter(state, Stage("provisional", 0, 100.0)).model_copy(update={"paused": None})
     return Changed("promote", (said,), begun)
-

@@ -92,6 +92,9 @@ def decide(rollout: Rollout, state: RolloutState, situation: Situation, now: dat
 def _waited(rollout: Rollout, state: RolloutState, situation: Situation, now: datetime) -> RolloutState:
     """The state with the time since the last look: at least none, at most three intervals."""
     passed = timedelta(0) if state.at is None else now - state.at
+    if passed < timedelta(0):
+        # The clock was set back: by its times, nobody can tell new evidence from old. Comparing begins anew.
+        state = state.model_copy(update={"baseline": None})
     passed = min(max(passed, timedelta(0)), _LONGEST_LOOK * rollout.interval)
     canary = state.canary
     ready = canary is None or situation.ready.get(canary.version, False)
@@ -126,8 +129,8 @@ def _other_target(look: Look) -> Decision | None:
     state, target = look.state, look.state.requested or look.situation.target
     assert state.canary is not None
     mine = state.canary.version
-    if target is None or target == state.canary:
-        return None
+    if target is None or (target.version, target.digest) == (mine, state.canary.digest):
+        return None  # what else is known of it may not be read a second time
     if target.version == mine:
         why = f"version {mine} is asked for with another digest than it was started with"
         return look.decision("supersede", why, state=end(state, look.ended("superseded", why)))
@@ -282,4 +285,3 @@ def _frozen(duration: timedelta) -> str:
 
 def _digest(rollout: Rollout) -> str:
     return "sha256:" + hashlib.sha256(rollout.model_dump_json().encode()).hexdigest()
-

@@ -13,7 +13,8 @@ from serinus.core.guards.reading import Reading
 Phase = Literal["stable", "starting", "shadow", "step", "provisional"]
 Verb = Literal["start", "approve", "pause", "resume", "promote", "rollback"]
 Action = Literal[
-    "adopt", "hold", "start", "advance", "promote", "confirm", "undo", "rollback", "supersede", "pause", "resume", "approve"
+    "adopt", "hold", "start", "advance", "promote", "confirm", "undo", "rollback", "supersede",
+    "pause", "resume", "approve",
 ]  # fmt: skip
 SERINUS = "serinus"
 """Who acts where no person does."""
@@ -122,9 +123,9 @@ class Situation(Value):
     """What is the case at one look.
 
     `target` is the version that the spec asks for (None: it could not be looked up). `applied` says whether the shares
-    that were last decided are in force, `trouble` why they could not be put in force, `broken` why the canary never can be
-    served: its archive is not the one that was registered. `ready` says which versions answer. `traffic` and `quality`
-    are the evidence; None where there is none.
+    that were last decided are in force, `trouble` why they could not be put in force, `broken` why the canary never
+    can be served: its archive is not the one that was registered. `ready` says which versions answer. `traffic` and
+    `quality` are the evidence; None where there is none.
     """
 
     target: Candidate | None = None

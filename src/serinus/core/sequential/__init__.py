@@ -7,6 +7,7 @@ have leading dimensions [...] for as many rollouts as one likes. No data means n
 
 from serinus.core.sequential.arms import ArmsTest
 from serinus.core.sequential.betting import HedgedCapital
+from serinus.core.sequential.learned import LearnedTest
 from serinus.core.sequential.means import BernsteinMixture, PlugInBernstein, Range, Sums
 from serinus.core.sequential.mixture import Prior
 from serinus.core.sequential.multinomial import ExpectedTest, smoothed
@@ -36,6 +37,7 @@ __all__ = [
     "ExpectedTest",
     "HARM_PRIOR",
     "HedgedCapital",
+    "LearnedTest",
     "PlugInBernstein",
     "Prior",
     "QuantileTest",

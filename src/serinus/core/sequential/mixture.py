@@ -15,7 +15,6 @@ import numpy as np
 from serinus.core.errors import InvalidInput
 from serinus.core.sequential.verdict import Floats
 
-
 # A round of a bisection tries 63 points at once where there are at most so many elements.
 _FEW = 32
 _WIDE_BITS = 6
@@ -63,7 +62,7 @@ def bisect(rises: Callable[[Floats], Floats], low: Floats, high: Floats, rounds:
     `low` with one more axis in front: for few elements each round tries many points at once, which costs numpy hardly
     more than one.
     """
-    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    low, high = np.broadcast_arrays(np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64))
     bits = _WIDE_BITS if low.size <= _FEW else 1
     inner = (np.arange(1, 2**bits) / 2**bits).reshape(-1, *(1,) * low.ndim)
     for _ in range(-(-rounds // bits)):

@@ -1,7 +1,8 @@
 """`ModelDeployment.spec.rollout`: how a new version earns its traffic, and what takes it back.
 
 Tolerances say what counts as harm, margins what counts as safe; between them a guard waits for more evidence. All of a
-rollout's false alarms together have a probability of at most half of `alpha`, all of its wrong steps forward of the other half.
+rollout's false alarms together have a probability of at most half of `alpha`, and so have all of its wrong steps
+forward.
 """
 
 from __future__ import annotations
@@ -104,6 +105,9 @@ class Quality(Guard):
     """Harm is a mean difference above this."""
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Safe is a mean difference below this."""
+    early_outcomes: bool = False
+    """Whether an outcome counts as soon as it is known. Otherwise a row counts once its outcome is due, by the
+    training's `labelDelay`: outcomes that come early may be no fair sample, as late flights are known last."""
     estimated: bool = True
     """Whether the difference is also estimated before outcomes are known, from calibrated probabilities. An estimate
     can say *harm*, never that a version is confirmed."""
