@@ -151,5 +151,5 @@ def _draw_detection(axis: Any, simulated: Simulated) -> None:
     axis.set(ylim=(0, 1.02))
     if axis.lines:
         axis.set_xscale("log")
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+        axis.legend(frameon=False, ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     axis.grid(color="#e3e3e3", linewidth=0.8)
