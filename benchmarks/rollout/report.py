@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 GOALS = {
-    "healthy_aborted": ("at most", 0.05),
-    "healthy_incident_aborted": ("at most", 0.05),
+    "healthy_aborted": ("at most", 0.01),
+    "healthy_incident_aborted": ("at most", 0.01),
     "x2_over_oracle": ("at most", 1.3),
     "x4_over_oracle": ("at most", 1.15),
     "x10_over_oracle": ("at most", 1.3),
