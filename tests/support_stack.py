@@ -80,7 +80,7 @@ class Shelf:
             (parts / name).write_text(text)
         digest = write_archive(self._path(number), "tiny", {name: parts / name for name in contents})
         return ModelVersion(
-            name="tiny", version=number, archive="tiny.mar", digest=digest, run=f"run-{number}", lineage=_LINEAGE
+            name="tiny", version=number, archive="tiny.mar", digest=digest, run=f"run-{number}", lineage=LINEAGE
         )
 
     def fetch(self, version: ModelVersion, folder: Path) -> Path:
@@ -101,7 +101,7 @@ def serving(state: Path) -> Serving:
     return Serving(platform=Platform.local(state), deployment=deployment, feature_project="tiny")
 
 
-_LINEAGE = Lineage(
+LINEAGE = Lineage(
     as_of=datetime(2013, 8, 2, 12, tzinfo=UTC),
     data_digest="sha256:data",
     code_digest="sha256:code",
