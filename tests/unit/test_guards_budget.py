@@ -28,7 +28,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
             "alpha": draw(st.floats(0.001, 0.5)),
             "steps": steps,
             "shadow": draw(st.sampled_from([None, {}])),
-            "confirmation": draw(st.sampled_from([None, {}])),
+            "confirmation": draw(st.sampled_from([None, {}])) if guards["quality"]["enabled"] else None,
             "guards": guards,
         }
     )
