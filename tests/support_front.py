@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from serinus.control.instance import Serving
 from serinus.control.stack import Options, down, up
 from serinus.control.state import RunFolder
+from serinus.control.status import status
+from serinus.core.platform import Platform
 from serinus.core.spec import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
 from serinus.engines import archive
@@ -32,6 +36,7 @@ class Front:
 
     address: str
     folder: Path
+    platform: Platform
 
     @property
     def url(self) -> str:
@@ -48,6 +53,31 @@ class Front:
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=10)
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """What `/metrics` shows, by name and labels."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        return {
+            (each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples
+        }
+
+    def total(self, name: str, **labels: str) -> int:
+        """The sum over a metric's series that have these labels."""
+        wanted = set(labels.items())
+        return round(sum(value for key, value in self.metrics().items() if key[0] == name and wanted <= key[1]))
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of what runs, by program."""
+        return {each.name: each.pid for each in status(self.platform).programs if each.pid}
+
+    def workers(self) -> list[int]:
+        """Process ids of TorchServe's workers."""
+        server = next(pid for name, pid in self.pids().items() if name.startswith("torchserve"))
+        return [
+            each.pid
+            for each in psutil.Process(server).children(recursive=True)
+            if "model_service_worker" in " ".join(each.cmdline())
+        ]
 
 
 @contextmanager
@@ -76,6 +106,6 @@ def front(folder: Path, deployment: Mapping[str, Any] | None = None) -> Iterator
     try:
         port = free_ports(1)[0]
         up(serving, version, fetch, Options(port=port, ready_seconds=120))
-        yield Front(f"127.0.0.1:{port}", RunFolder(where).path)
+        yield Front(f"127.0.0.1:{port}", RunFolder(where).path, where)
     finally:
         down(where)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 from serinus.control.rollout import Controller, Observed
 from serinus.core.evidence import QualityEvidence, Snapshot
+from serinus.core.ledger import line_of
 from serinus.core.rollout import Candidate, Command, Decision, RolloutState, Shares, Verb
 from serinus.core.spec.rollout import Rollout
 from serinus.engines.ledger import Ledger
@@ -105,3 +107,31 @@ class Recorded:
 def recorded(folder: Path, rollout: Rollout | None = None, **world: object) -> Recorded:
     """A world at its beginning, with an empty ledger in the folder."""
     return Recorded(World(rollout or Rollout(), **world), Ledger(folder))  # type: ignore[arg-type]
+
+
+def lengthen(ledger: Ledger, entries: int) -> None:
+    """Repeat the last decision, in an unbroken chain, until there are so many; replaying them is no use."""
+    head = ledger.head()
+    last, entry = ledger.entry(head.number), ledger.entry(head.number)
+    with ledger.path.open("ab") as file:
+        for number in range(last.number + 1, entries + 1):
+            at = last.at + (number - last.number) * MINUTE
+            entry = last.model_copy(update={"number": number, "previous": entry.digest, "at": at})
+            entry = entry.model_copy(update={"digest": entry.own_digest()})
+            file.write(line_of(entry) + b"\n")
+    after = head.model_copy(update={"number": entry.number, "digest": entry.digest})
+    ledger.path.with_name("head.json").write_text(after.model_dump_json(by_alias=True))
+
+
+def main(folder: Path, entries: int = 0, minutes: int = 160) -> None:
+    """Write a project's ledger of a healthy rollout that has been going on until now, for `serinus rollout status`."""
+    start = datetime.now(UTC).replace(microsecond=0) - minutes * MINUTE
+    one = recorded(
+        folder / ".serinus" / "rollout", rate=400, now=start, target=Candidate(version=2, digest="sha256:two")
+    )
+    one.minutes(minutes)
+    lengthen(one.ledger, entries)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *(int(each) for each in sys.argv[2:]))

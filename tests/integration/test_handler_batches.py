@@ -280,6 +280,55 @@ def test_copies_for_a_shadow_are_counted_apart(counted: tuple[Predictor, Callabl
     assert [sum(each) for each in zip(*bins, strict=True)] == [2, 3]
 
 
+def with_deadline(seconds: float, **changes: Any) -> Raw:
+    """A request that came just now, or was under way for long, and whose client waits for a tenth of a second."""
+    headers = {"host": "h", "url_path": "", "x-serinus-start": f"{time.time() - seconds:.6f}"}
+    headers |= {"x-serinus-received": "0", "x-envoy-expected-rq-timeout-ms": "100"}
+    return Raw(headers, json.dumps(toy.row(**changes)).encode())
+
+
+def test_a_request_past_its_deadline_is_dropped_before_it_costs_anything(
+    counted: tuple[Predictor, Callable[..., float]],
+) -> None:
+    predictor, value = counted
+    good = plain(toy.row(origin="LGA"))
+    expected = ask(predictor, good)[1]["probability"]
+    lookups = value("serinus_feature_lookup_seconds_count")
+    late = [with_deadline(5), with_deadline(0.2, origin="XXX")]
+    assert [answer.status for answer in predictor.handle(late)] == [504, 504]
+    assert value("serinus_feature_lookup_seconds_count") == lookups
+    answers = predictor.handle([late[0], good, with_deadline(-60), late[1]])
+    assert [answer.status for answer in answers] == [504, 200, 200, 504]
+    assert orjson.loads(answers[1].body)["probability"] == expected
+    assert "deadline passed" in orjson.loads(answers[0].body)["error"]
+    by_grpc = Raw(late[0].headers | {"x-serinus-protocol": "grpc/ModelInfer"}, b"")
+    assert predictor.handle([by_grpc])[0].headers["grpc-status"] == "4", "DEADLINE_EXCEEDED"
+    probe = Raw(late[0].headers | {"x-serinus-protocol": "grpc/ServerLive"}, b"")
+    assert predictor.handle([probe])[0].probe
+    predictor.close()
+    assert value("serinus_requests_total", code="504", traffic="live") == 5
+    assert value("serinus_requests_total", code="200", traffic="live") == 3
+    assert value("serinus_request_duration_seconds_count", traffic="live") == 3
+    assert value("serinus_rows_total", result="failed", traffic="live") == 0
+    assert value("serinus_request_queue_seconds_count") == 6
+
+
+def test_a_lookup_waits_no_longer_than_the_most_patient_client(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = toy.predictor(toy.config(served.where), served.model)
+    read, given = predictor._lookup.read, []
+
+    def watched(columns: Any, moments: Any, patience: float) -> Any:
+        given.append(patience)
+        return read(columns, moments, patience)
+
+    monkeypatch.setattr(predictor._lookup, "read", watched)
+    predictor.handle([with_deadline(0), with_deadline(-30), with_deadline(-2)])
+    predictor.handle([with_deadline(0), plain(toy.row())])
+    assert 29 < given[0] < 30.2
+    assert given[1] == float("inf"), "one of them said nothing"
+    predictor.close()
+
+
 def test_a_batch_that_fails_and_is_tried_again_is_counted_once(counted: tuple[Predictor, Callable[..., float]]) -> None:
     predictor, value = counted
     predictor._model = Poison(predictor._model)

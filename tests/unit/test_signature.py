@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serinus.core.signature import Column, Signature, View, category_text, encode_categories, encode_numbers
+from serinus.core.signature import Column, OnDemand, Signature, View, category_text, encode_categories, encode_numbers
 
 
 def _signature(**changes: object) -> Signature:
@@ -70,6 +70,35 @@ def test_schema_digest_ignores_categories_and_notices_types() -> None:
     retyped = _signature(columns=(kind, mean.model_copy(update={"dtype": "Int64"}), hour))
     assert base.schema_digest == grown.schema_digest
     assert base.schema_digest != retyped.schema_digest
+
+
+def test_the_digest_of_a_signature_from_before_on_demand_views_is_what_it_was() -> None:
+    old = Signature(
+        model="m",
+        feature_service="f",
+        join_keys={"a": "String"},
+        views=(View(name="v", join_keys=("a",), ttl_seconds=60),),
+        columns=(
+            Column(name="v__x", kind="number", dtype="Float64", view="v"),
+            Column(name="c", kind="category", dtype="String", categories=("p",)),
+        ),
+    )
+    assert old.schema_digest == "sha256:865ed1dff4b1a9b49a44e50c149ba3f8a8464c60499aee0d8135a64acb5fba90"
+
+
+def test_code_reads_columns_beside_the_models_own() -> None:
+    kind, mean, hour = _signature().columns
+    own = _signature(columns=(mean,))
+    other = Column(name="n__sum", kind="number", dtype="Int64", view="n")
+    spec = OnDemand(name="s", mode="python", inputs=(other, mean, hour), outputs=(), code="def f(x): return x")
+    wider = Signature.model_validate(own.model_dump() | {"on_demand": [spec]})
+    assert wider.request_columns == ()
+    assert wider.request_fields == (hour,)
+    assert mean.view is not None
+    assert wider.read_columns(mean.view) == (mean,)
+    assert wider.read_columns("n") == (other,)
+    assert wider.schema_digest != own.schema_digest
+    assert kind not in wider.request_fields
 
 
 def test_signature_survives_json() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +20,40 @@ from serinus.core.evidence import ArmLosses, LossSums
 from serinus.core.prediction_log import PREDICTION_ID, PROBABILITY, RECEIVED_AT, SERVED_AT, VERSION
 from serinus.core.quality import Calibrations, Metric, expected_differences, losses, sum_up
 from serinus.core.times import Interval
-from serinus.engines.prediction_log import OUTCOMES, first_of_each, join, named
+from serinus.engines.prediction_log import OUTCOMES, first_of_each, join
 
 _TIME = pa.timestamp("us", tz="UTC")
 _ROW = "row"
 UNKNOWN = -1
 
 Mask = NDArray[np.bool_]
+Hashes = NDArray[np.int64]
+
+
+class _Keys(NamedTuple):
+    """Hashes of rows' ids: of the prediction, of the caller (0 without one), and of whichever names the row.
+
+    They find candidates among millions of rows; what is then compared are the ids themselves.
+    """
+
+    prediction: Hashes
+    caller: Hashes
+    name: Hashes
+
+    def __add__(self, others: _Keys) -> _Keys:  # type: ignore[override]
+        return _Keys(*(np.concatenate(pair) for pair in zip(self, others, strict=True)))
+
+    def take(self, rows: NDArray[np.int64]) -> _Keys:
+        return _Keys(*(each[rows] for each in self))
+
+    def among(self, others: _Keys) -> Mask:
+        """Whether each row has an id of either kind that is among the others', or seems to."""
+        return _among(self.prediction, others.prediction) | _among(self.caller, others.caller)
 
 
 class ScoredRows:
-    """Rows with both versions' probabilities, about 200 bytes each.
+    """Rows with both versions' probabilities: a few hundred bytes each, with its outcome, while a rollout lasts. A busy
+    service samples its log.
 
     Requests that an application repeats under its own `id` share one outcome and tell nothing new: the first that was
     served counts, whichever segment comes first.
@@ -40,6 +64,8 @@ class ScoredRows:
         self._calibrations: Calibrations | None = None
         self._table = SCORED.empty_table()
         self._outcomes = OUTCOMES.empty_table()
+        self._keys = _keys(self._table)
+        self._outcome_keys = _keys(self._outcomes)
         self._served = np.empty(0, dtype=np.int64)
         self._counts = np.empty(0, dtype=np.bool_)
         self._labels = np.empty(0, dtype=np.int8)
@@ -58,11 +84,13 @@ class ScoredRows:
         self._labels = np.concatenate([self._labels, np.full(new.num_rows, UNKNOWN, dtype=np.int8)])
         self._effects = np.concatenate([self._effects, self._work_out(new)])
         self._outcomes = pa.concat_tables([self._outcomes, outcomes])
+        keys, reported = _keys(new), _keys(outcomes)
+        self._keys, self._outcome_keys = self._keys + keys, self._outcome_keys + reported
         if new.num_rows:
-            self._count_once(before)
-        touched = named(self._table, outcomes) if outcomes.num_rows else np.zeros(len(self), dtype=np.bool_)
+            self._count_once(keys)
+        touched = self._keys.among(reported)
         touched[before:] = True
-        self._label(touched)
+        self._label(np.flatnonzero(touched))
 
     def calibrate(self, calibrations: Calibrations | None) -> None:
         """Expect differences by these curves from here on, of the rows that are there too."""
@@ -109,31 +137,43 @@ class ScoredRows:
             return np.column_stack([*known, np.full(rows.num_rows, np.nan)])
         return np.column_stack([*known, expected_differences(self._calibrations, canary, stable, self._metric)])
 
-    def _count_once(self, before: int) -> None:
-        """Let the first served row of each id count, after the rows from `before` on came in."""
-        names = pc.coalesce(self._table[ID], self._table[PREDICTION_ID])
-        again = pc.is_in(names, value_set=names.slice(before).combine_chunks()).to_numpy()
-        rows = np.flatnonzero(again & self._counts)
+    def _count_once(self, new: _Keys) -> None:
+        """Let the first served row of each id count, now that rows with these keys came in."""
+        rows = np.flatnonzero(_among(self._keys.name, new.name) & self._counts)
+        asked = self._table.select([PREDICTION_ID, ID]).take(rows)
         found = pa.table(
             {
-                "name": names.take(rows),
+                "name": pc.coalesce(asked[ID], asked[PREDICTION_ID]),
                 _ROW: rows,
                 SERVED_AT: self._served[rows],
-                PREDICTION_ID: self._table[PREDICTION_ID].take(rows),
+                PREDICTION_ID: asked[PREDICTION_ID],
             }
         ).sort_by([(SERVED_AT, "ascending"), (PREDICTION_ID, "ascending")])
         self._counts[rows] = False
         self._counts[first_of_each(found, "name")[_ROW].to_numpy()] = True
 
-    def _label(self, touched: Mask) -> None:
+    def _label(self, rows: NDArray[np.int64]) -> None:
         """Look up the outcomes of some rows again."""
-        rows = np.flatnonzero(touched)
         if not len(rows) or not self._outcomes.num_rows:
             return
         asked = self._table.select([PREDICTION_ID, ID]).take(rows).append_column(_ROW, pa.array(rows))
-        reported = self._outcomes.filter(pa.array(named(self._outcomes, asked)))
-        found = join(asked, reported)
+        found = join(asked, self._outcomes.filter(pa.array(self._outcome_keys.among(self._keys.take(rows)))))
         self._labels[found[_ROW].to_numpy()] = found[LABEL].to_numpy()
+
+
+def _keys(table: pa.Table) -> _Keys:
+    prediction, caller = (_hashes(table[name]) for name in (PREDICTION_ID, ID))
+    return _Keys(prediction, caller, np.where(caller != 0, caller, prediction))
+
+
+def _hashes(ids: pa.ChunkedArray) -> Hashes:
+    values = (0 if each is None else hash(each) or 1 for each in ids.to_pylist())
+    return np.fromiter(values, dtype=np.int64, count=len(ids))
+
+
+def _among(hashes: Hashes, others: Hashes) -> Mask:
+    found: Mask = pc.is_in(pa.array(hashes), value_set=pa.array(others[others != 0])).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _microseconds(times: pa.ChunkedArray) -> NDArray[np.int64]:

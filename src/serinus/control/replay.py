@@ -195,7 +195,7 @@ def days(interval: Interval) -> Iterator[Interval]:
 
 def v2_types(signature: Signature) -> dict[str, str]:
     """Open Inference Protocol datatype of each request field."""
-    feast = {**signature.join_keys, **{column.name: column.dtype for column in signature.request_columns}}
+    feast = {**signature.join_keys, **{column.name: column.dtype for column in signature.request_fields}}
     types = {name: _V2_TYPES.get(dtype, "BYTES") for name, dtype in feast.items()}
     return {**types, ID: "BYTES", EVENT_TIMESTAMP: "BYTES"}
 
@@ -206,7 +206,7 @@ _V2_TYPES = {"Int32": "INT32", "Int64": "INT64", "Float32": "FP32", "Float64": "
 def request_rows(asked: pd.DataFrame, signature: Signature) -> list[dict[str, Any]]:
     """What an application would send: a dictionary a row; a join key that is not known is null, other fields without
     a value are left out."""
-    names = [*signature.join_keys, *(column.name for column in signature.request_columns)]
+    names = [*signature.join_keys, *(column.name for column in signature.request_fields)]
     columns = {name: asked[name].tolist() for name in dict.fromkeys(names)}
     columns[ID] = asked[ID].astype(str).tolist()
     columns[EVENT_TIMESTAMP] = [moment.isoformat() for moment in asked[EVENT_TIMESTAMP]]

@@ -70,7 +70,11 @@ class Parts:
             return None
         windows = service.training.spec.windows
         settings = QualitySettings(
-            quality=rollout.guards.quality, log=log, label_delay=windows.label_delay, holdout=windows.holdout
+            quality=rollout.guards.quality,
+            log=log,
+            label_delay=windows.label_delay,
+            holdout=windows.holdout,
+            whole_cohorts=not rollout.guards.quality.early_outcomes,
         )
         name = service.deployment.spec.model.name
         canary, stable = (self.registry.get(name, number) for number in (state.canary.version, state.stable))

@@ -22,6 +22,8 @@ from serinus.engines.ledger import Ledger
 
 _DECISIONS = 20
 _ENDED = 10
+# Entries, a week of looks a minute: beyond, only a page goes back to the beginning.
+_LOOKED_BACK = 10_000
 _NUMBER = re.compile(r"[0-9][0-9.,]*")
 
 
@@ -70,8 +72,8 @@ class RolloutView(Glance):
 
     `looked` is when the last decision was made, and `interval` how many seconds later the next one is due. `guards`
     were read at `guards_at`, when the canary had `guards_shares`; `current` says whether that is the present stage.
-    Decisions and ends are the newest first. `waits` says what keeps the rollout from going on. `number` and `digest`
-    are the ledger's last entry's.
+    Decisions (the last twenty within ten thousand entries) and ends are the newest first. `waits` says what keeps the
+    rollout from going on. `number` and `digest` are the ledger's last entry's.
     """
 
     model: str
@@ -161,7 +163,7 @@ def _told(ledger: Ledger, head: Head) -> tuple[tuple[Change, ...], Entry | None,
         if newer is not None and tells(newer, entry):
             changes.append(change(newer))
         newer = entry
-        if len(changes) == _DECISIONS and before is not None:
+        if (len(changes) == _DECISIONS and before is not None) or head.number - entry.number == _LOOKED_BACK:
             break
     else:
         if newer is not None:

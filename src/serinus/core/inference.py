@@ -37,7 +37,7 @@ def datatype(dtype: str) -> str:
 
 def model_metadata(signature: Signature) -> dict[str, Any]:
     """The part of model metadata that a version decides: what a request may carry, and what comes back unasked."""
-    types = signature.join_keys | {column.name: column.dtype for column in signature.request_columns}
+    types = signature.join_keys | {column.name: column.dtype for column in signature.request_fields}
     inputs = [_tensor(name, datatype(dtype)) for name, dtype in types.items()]
     inputs += [_tensor(name, "BYTES") for name in (ID, EVENT_TIMESTAMP) if name not in types]
     outputs = [_tensor(name, OUTPUTS[name]) for name in (PROBABILITY, PREDICTION_ID)]

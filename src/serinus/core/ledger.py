@@ -58,6 +58,10 @@ class Entry(BaseModel):
     after: str
     digest: str = ""
 
+    def own_digest(self) -> str:
+        """The digest of its line, but for the digest."""
+        return _sha256(self.model_dump_json(by_alias=True, exclude={"digest"}).encode())
+
 
 class Broken(BaseModel):
     """The first entry that is not what it should be."""
@@ -107,8 +111,7 @@ def entry_of(head: Head, model: str, policy: Rollout, situation: Situation, deci
         shares=decision.shares,
         after=state_digest(decision.state),
     )
-    content = entry.model_dump_json(by_alias=True, exclude={"digest"}).encode()
-    return entry.model_copy(update={"digest": _sha256(content)})
+    return entry.model_copy(update={"digest": entry.own_digest()})
 
 
 def line_of(entry: Entry) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Literal
@@ -62,11 +62,28 @@ class View(BaseModel):
         return None if self.ttl_seconds is None else timedelta(seconds=self.ttl_seconds)
 
 
+class OnDemand(BaseModel):
+    """A view whose features are computed from other values while a request is answered.
+
+    `inputs` are what its `code` reads: columns of feature views, and fields of the request (those without a view);
+    `outputs` all columns that it can give. The code is the source of one Python function of Feast's `mode`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    mode: Literal["pandas", "python"]
+    singleton: bool = False
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    code: str
+
+
 class Signature(BaseModel):
     """A model's inputs, in the order of the arrays that it sees.
 
     `join_keys` are the request fields that name entities, with their Feast value types. Columns without a view are
-    request features.
+    request features. `views` are the feature views that are read, `on_demand` those that are computed from them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,6 +93,7 @@ class Signature(BaseModel):
     join_keys: dict[str, str]
     views: tuple[View, ...]
     columns: tuple[Column, ...]
+    on_demand: tuple[OnDemand, ...] = ()
 
     @cached_property
     def numbers(self) -> tuple[Column, ...]:
@@ -90,9 +108,20 @@ class Signature(BaseModel):
         return tuple(column for column in self.columns if column.view is None)
 
     @cached_property
+    def request_fields(self) -> tuple[Column, ...]:
+        """What a request may carry beside join keys, id and time: the model's own columns, and what code reads."""
+        return _once(self.request_columns, *(spec.inputs for spec in self.on_demand), of=lambda view: view is None)
+
+    def read_columns(self, view: str) -> tuple[Column, ...]:
+        """What is read of a feature view: the model's own columns, and what code reads."""
+        return _once(self.columns, *(spec.inputs for spec in self.on_demand), of=lambda name: name == view)
+
+    @cached_property
     def schema_digest(self) -> str:
         """SHA-256 over what requests and feature stores must agree with (categories are learned, not agreed)."""
         agreed = self.model_dump(mode="json", exclude={"columns": {"__all__": {"categories"}}})
+        if not self.on_demand:
+            del agreed["on_demand"]  # the digest of signatures from before there were any
         return "sha256:" + hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
     def encode(
@@ -112,6 +141,12 @@ class Signature(BaseModel):
         for position, column in enumerate(self.categories):
             categories[:, position] = encode_categories(columns[column.name], column.codes)
         return numbers, categories
+
+
+def _once(*groups: Sequence[Column], of: Callable[[str | None], bool]) -> tuple[Column, ...]:
+    """Columns of the wanted views, the first of each name."""
+    found = {column.name: column for group in reversed(groups) for column in reversed(group) if of(column.view)}
+    return tuple(dict(reversed(found.items())).values())
 
 
 def encode_numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:

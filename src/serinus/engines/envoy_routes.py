@@ -21,6 +21,7 @@ from serinus.engines.envoy_door import (
     NAMED,
     PROTOCOL_HEADER,
     QUOTA_FILTER,
+    RECEIVED_HEADER,
     ROUTES,
     SHADOW_HEADER,
     SIDECAR,
@@ -102,6 +103,7 @@ def route_configuration(door: Door) -> dict[str, Any]:
                 "domains": ["*"],
                 "routes": [*allowed, *refused],
                 "retry_policy": _retries(),
+                "include_request_attempt_count": True,
                 # A body that was not kept could not be sent again, or copied.
                 "request_body_buffer_limit": door.traffic.maximum_body,
             }
@@ -346,7 +348,11 @@ def _rewritten(route: Route, path: str) -> Route:
 
 
 def _marked(protocol: str) -> dict[str, Any]:
-    values = {PROTOCOL_HEADER: protocol, START_HEADER: "%START_TIME(%s.%6f)%"}
+    values = {
+        PROTOCOL_HEADER: protocol,
+        START_HEADER: "%START_TIME(%s.%6f)%",
+        RECEIVED_HEADER: "%REQUEST_DURATION%",
+    }
     headers = [{"header": {"key": key, "value": value}, "append_action": _OVERWRITE} for key, value in values.items()]
     return {"request_headers_to_add": headers}
 

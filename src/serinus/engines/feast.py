@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,17 +29,18 @@ import feast
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.infra.provider import get_provider
 from feast.utils import _convert_arrow_to_proto
 
 from serinus.core.dataset import EVENT_TIMESTAMP
 from serinus.core.errors import EngineError, InvalidData, NotFound
-from serinus.core.signature import Column, Signature, View
+from serinus.core.signature import Signature, View
 from serinus.core.times import Interval
 from serinus.engines import feast_definitions as defined
 from serinus.engines import feast_offline as offline
+from serinus.engines import feast_on_demand as code
 from serinus.engines.feast_join import ROW, Taken, join
+from serinus.engines.feast_services import Service, engine_errors
 from serinus.engines.files import replacing, write_text
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ class FeatureStore:
             EngineError: Feast refuses one.
         """
         objects = defined.definitions(features, self.platform.offline_uri)
+        for each in objects:
+            if isinstance(each, feast.OnDemandFeatureView):
+                code.check(each, features.__name__)
         digest = (
             f"{feast.__version__} {json.dumps(self.platform.online_store, sort_keys=True)} {defined.digest(objects)}"
         )
@@ -77,8 +82,10 @@ class FeatureStore:
         whole = all(path is None or path.exists() for path in (self._registry_path, online))
         if whole and mark.exists() and mark.read_text(encoding="utf-8") == digest:
             return
-        with _engine_errors("apply"), self._next_registry() as registry:
-            feast.FeatureStore(config=self._config(registry)).apply(objects)
+        with engine_errors("apply"), self._next_registry() as registry:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "On demand feature view is an experimental", RuntimeWarning)
+                feast.FeatureStore(config=self._config(registry)).apply(objects)
             if online is not None:
                 _write_ahead(online)
         write_text(mark, digest)
@@ -99,18 +106,16 @@ class FeatureStore:
         Raises:
             NotFound: there is no such service.
         """
-        taken = self._taken(service)
-        columns = self._request_columns(service, requests)
-        for each in taken:
-            columns += defined.feature_columns(each.view, each.features)
-        views = [each.view for each in taken]
+        taken = Service(self._store, service)
+        views = [each.view for each in taken.taken(self._offline)]
         keys = {key.name: defined.type_name(key, view.name) for view in views for key in view.entity_columns}
         return Signature(
             model=model,
             feature_service=service,
             join_keys=keys,
             views=tuple(defined.view_of(view) for view in views),
-            columns=tuple(columns),
+            columns=(*taken.request_columns(requests), *taken.columns),
+            on_demand=taken.on_demand,
         )
 
     def sources(self) -> tuple[str, ...]:
@@ -164,21 +169,23 @@ class FeatureStore:
             NotFound: there is no such service.
             InvalidData: a join key is absent, or a source has no rows at all.
         """
-        taken = [each for each in self._taken(service) if self._has_rows(each)]
+        asked = Service(self._store, service)
+        taken = [each for each in asked.taken(self._offline) if self._has_rows(each)]
         keys = sorted({key.name for each in taken for key in each.view.entity_columns})
         absent = [name for name in (EVENT_TIMESTAMP, *keys) if name not in entities.columns]
         if absent:
             raise InvalidData(f"entity rows lack {', '.join(absent)}", hint="requests give all join keys")
         spine = entities[[EVENT_TIMESTAMP, *keys]].reset_index(drop=True)
         spine[ROW] = range(len(spine))
-        with _engine_errors("join features"):
+        with engine_errors("join features"):
             joined = join(self._store, taken, spine, self.platform.state).sort_by(ROW)
         if joined[ROW].to_pylist() != list(range(len(spine))):
             raise EngineError(f"feast lost or repeated rows: {joined.num_rows} for {len(spine)}")
         table = pa.Table.from_pandas(entities, preserve_index=False)
         for name in (name for each in taken for name in each.columns):
             table = table.append_column(name, joined[name])
-        return table
+        names = [*entities.columns, *(column.name for column in asked.columns)]
+        return code.transform(asked.on_demand, table).select(names)
 
     def _has_rows(self, taken: Taken) -> bool:
         if not any(taken.folder.glob("*.parquet")):
@@ -227,7 +234,7 @@ class FeatureStore:
         """
         views = {}
         for name in names:
-            with _engine_errors(f"view {name}"):
+            with engine_errors(f"view {name}"):
                 views[name] = self._store.get_feature_view(name, allow_registry_cache=True)
         return views, self._store.config, self._provider.online_store
 
@@ -235,7 +242,7 @@ class FeatureStore:
         if table.num_rows:
             view = self._source_view(source)
             keys = {key.name: key.dtype.to_value_type() for key in view.entity_columns}
-            with _engine_errors(f"write {view.name} online"):
+            with engine_errors(f"write {view.name} online"):
                 # A single chunk: Feast takes the first one only.
                 rows = _convert_arrow_to_proto(table.combine_chunks(), view, keys)
                 self._provider.online_write_batch(self._store.config, view, rows, progress=None)
@@ -249,7 +256,7 @@ class FeatureStore:
         return table.take(last[f"{ROW}_last"])
 
     def _empty_online(self) -> None:
-        with _engine_errors("empty the online store"):
+        with engine_errors("empty the online store"):
             views, entities = (
                 self._store.list_feature_views(allow_cache=True),
                 self._store.list_entities(allow_cache=True),
@@ -328,27 +335,12 @@ class FeatureStore:
             raise InvalidData(f"no feature view reads source {source!r}", hint=f"views read: {known}")
         return self._by_source[source]
 
-    def _taken(self, service: str) -> list[Taken]:
-        taken = []
-        for projection in self._service(service).feature_view_projections:
-            view = self._store.get_feature_view(projection.name, allow_registry_cache=True)
-            features = tuple(each.name for each in projection.features)
-            taken.append(Taken(view=view, features=features, folder=self._folder(view.batch_source.name)))
-        return taken
-
-    def _service(self, name: str) -> feast.FeatureService:
-        with _engine_errors(f"feature service {name}"):
-            return self._store.get_feature_service(name, allow_cache=True)
-
-    def _request_columns(self, service: str, requests: pa.Schema) -> list[Column]:
-        source = self._service(service).tags.get(defined.REQUEST_TAG)
-        if source is None:
-            return defined.inferred_columns(requests)
-        with _engine_errors(f"request source {source}"):
-            return defined.request_columns(self._store.get_data_source(source))
+    @property
+    def _offline(self) -> Path:
+        return Path(self.platform.offline_uri)
 
     def _folder(self, source: str) -> Path:
-        return Path(self.platform.offline_uri) / source
+        return self._offline / source
 
     @property
     def _registry_path(self) -> Path | None:
@@ -379,13 +371,3 @@ def _write_ahead(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
-
-
-@contextmanager
-def _engine_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except FeastObjectNotFoundException as error:
-        raise NotFound(f"feast: {error}", hint="register the definitions first: run the pipeline") from error
-    except (FeastError, sqlite3.Error, OSError, ValueError) as error:
-        raise EngineError(f"feast failed to {doing}: {error}") from error

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
-from feast import Entity, FeatureService, FeatureView, FileSource, RequestSource
+from feast import Entity, FeatureService, FeatureView, FileSource, OnDemandFeatureView, RequestSource
 from feast.data_format import ParquetFormat
 from feast.types import Bool, Float32, Float64, Int32, Int64, String
 
@@ -38,10 +38,13 @@ _ARROW = {
     "String": pa.string(),
 }
 _NAMES = {Bool: "Bool", Float32: "Float32", Float64: "Float64", Int32: "Int32", Int64: "Int64", String: "String"}
+_TYPES = {name: kind for kind, name in _NAMES.items()}
 
 
 def definitions(module: ModuleType, offline_uri: str) -> list[Any]:
     """Copies of the module's entities, views, services and request sources, with sources below `offline_uri`.
+
+    What on-demand views say about their code is left to `feast_on_demand`.
 
     The path is a pattern: duckdb and pyarrow both read all files that match as one table. The file format is named,
     as Feast guesses it from the path's end and otherwise fails on None.
@@ -49,7 +52,7 @@ def definitions(module: ModuleType, offline_uri: str) -> list[Any]:
     Raises:
         InvalidInput: a view cannot be joined as Serinus does.
     """
-    kinds = (Entity, FeatureView, FeatureService, RequestSource)
+    kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService, RequestSource)
     found = {id(each): each for each in vars(module).values() if isinstance(each, kinds)}
     objects = copy.deepcopy(list(found.values()))  # the module stays as it is, for a second store in one process
     views = [each for each in objects if isinstance(each, FeatureView)]
@@ -61,10 +64,15 @@ def definitions(module: ModuleType, offline_uri: str) -> list[Any]:
         _check(view, module.__name__)
         view.batch_source = _placed(view.batch_source, offline_uri)
     sources = {view.name: view.batch_source for view in views}
-    for service in (each for each in objects if isinstance(each, FeatureService)):
-        for projection in service.feature_view_projections:
-            projection.batch_source = sources.get(projection.name, projection.batch_source)
+    for projection in (each for one in objects for each in _projections(one)):
+        projection.batch_source = sources.get(projection.name, projection.batch_source)
     return objects
+
+
+def _projections(item: Any) -> list[Any]:
+    if isinstance(item, FeatureService):
+        return list(item.feature_view_projections)
+    return list(item.source_feature_view_projections.values()) if isinstance(item, OnDemandFeatureView) else []
 
 
 def digest(objects: Iterable[Any]) -> str:
@@ -82,6 +90,11 @@ def _spec(item: Any) -> bytes:
     if isinstance(item, FeatureService):
         for projection in proto.spec.features:
             projection.batch_source.ClearField("meta")
+    if isinstance(item, OnDemandFeatureView):
+        for source in proto.spec.sources.values():
+            source.feature_view_projection.batch_source.ClearField("meta")
+        # The pickle of a function differs with the lines above it in its file; its source is there too.
+        proto.spec.feature_transformation.user_defined_function.ClearField("body")
     return type(item).__name__.encode() + bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -99,6 +112,16 @@ def schema(view: FeatureView) -> pa.Schema:
 def arrow_type(field: Any, owner: str) -> pa.DataType:
     """The Arrow type of a Feast field."""
     return _ARROW[type_name(field, owner)]
+
+
+def arrow_of(name: str) -> pa.DataType:
+    """The Arrow type of one of Feast's types, by its name."""
+    return _ARROW[name]
+
+
+def feast_type(name: str) -> Any:
+    """One of Feast's types by its name."""
+    return _TYPES[name]
 
 
 def type_name(field: Any, owner: str) -> str:
@@ -128,10 +151,15 @@ def view_of(view: FeatureView) -> View:
     return View(name=view.name, join_keys=keys, ttl_seconds=view.ttl.total_seconds() if view.ttl else None)
 
 
-def feature_columns(view: FeatureView, names: Iterable[str]) -> list[Column]:
-    """Columns `view__feature` of the features that a service takes from a view."""
-    types = {each.name: type_name(each, view.name) for each in view.features}
-    return [_column(f"{view.name}__{name}", types[name], view.name) for name in names]
+def on_demand_columns(view: OnDemandFeatureView) -> list[Column]:
+    """Columns `view__feature` of all that an on-demand view gives."""
+    return [_column(f"{view.name}__{each.name}", type_name(each, view.name), view.name) for each in view.features]
+
+
+def projected_columns(projection: Any) -> list[Column]:
+    """Columns `view__feature` of a feature view that an on-demand view reads."""
+    name = projection.name
+    return [_column(f"{name}__{each.name}", type_name(each, name), name) for each in projection.features]
 
 
 def request_columns(source: RequestSource) -> list[Column]:

@@ -1,7 +1,7 @@
 """Imports Feast without two things that take most of its time and that we do not use.
 
 Feast decorates its classes with typeguard's run-time checks, whose compilation takes 2 CPU-seconds a process, and
-imports torch, where there is one, for training on its on-demand views (1.5 CPU-seconds). Every step of the pipeline,
+imports torch, where there is one, for on-demand views over tensors (1.5 CPU-seconds). Every step of the pipeline,
 `up`, and each worker is a process. Only what Feast sees while it is imported changes; measured in
 docs/decisions/0006-importing-feast.md. Feast also points prometheus_client of this process, and of every one started
 from it, to a temporary folder that goes with the first of them to end: that is undone, and prometheus_client imported

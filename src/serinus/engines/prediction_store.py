@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,10 @@ from serinus.engines.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow.fs
+
+
+_SECRETS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "ACCOUNT_KEY")
+_SHORTEST_SECRET = 6
 
 
 class PredictionStore:
@@ -26,12 +31,12 @@ class PredictionStore:
         """
         import fsspec  # type: ignore[import-untyped]
 
-        self.url = url
+        self.url = _shown(url)
         try:
             self._fs, root = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise InvalidInput(
-                f"the destination {url} cannot be used: {error}", hint="install the fsspec package of its store"
+                f"the destination {self.url} cannot be used: {error}", hint="install the fsspec package of its store"
             ) from error
         except Exception as error:
             raise self._failed("open", "", error) from error
@@ -50,10 +55,20 @@ class PredictionStore:
                 with replacing(Path(path)) as part:
                     part.write_bytes(content)
             else:
-                self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
-                self._fs.pipe_file(path, content)
+                self._pipe(path, content)
         except Exception as error:
             raise self._failed("write", name, error) from error
+
+    def _pipe(self, path: str, content: bytes) -> None:
+        from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
+
+        try:
+            self._fs.pipe_file(path, content)
+        except FileNotFoundError:
+            if isinstance(self._fs, AsyncFileSystem):
+                raise  # an object store has no folders: asked for one, it would make a bucket
+            self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            self._fs.pipe_file(path, content)
 
     def folders(self, name: str) -> list[str]:
         """Names of the folders in a folder, sorted; none where it does not exist.
@@ -100,5 +115,22 @@ class PredictionStore:
         return f"{self._root}/{name}"
 
     def _failed(self, verb: str, name: str, error: Exception) -> SerinusError:
-        what: Any = str(error) or type(error).__name__
+        what: Any = _without_secrets(str(error)) or type(error).__name__
         return EngineError(f"cannot {verb} {self.url}{'/' + name if name else ''}: {what}")
+
+
+def _shown(url: str) -> str:
+    """A URL for messages: without user, password and query, which may be credentials."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _without_secrets(text: str) -> str:
+    """A library's message without what the environment has as credentials."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and any(word in name.upper() for word in _SECRETS):
+            text = text.replace(value, f"<{name}>")
+    return text

@@ -17,6 +17,8 @@ from serinus.serve.fields import RowError
 
 _JSON = {"content-type": "application/json"}
 _LISTED_ERRORS = 5
+TOO_LATE = 504
+"""The status of requests that nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Schema:
             InvalidInput: a field has a type that requests cannot carry.
         """
         fields = [_field(name, dtype, required=True) for name, dtype in signature.join_keys.items()]
-        features = [column for column in signature.request_columns if column.name not in signature.join_keys]
+        features = [column for column in signature.request_fields if column.name not in signature.join_keys]
         fields += [_field(column.name, column.dtype, required=False) for column in features]
         timed = clock == "request"
         fields.append(Field(EVENT_TIMESTAMP, "time", required=timed, nullable=not timed))

@@ -8,10 +8,11 @@ request does not take the others' answers with it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,16 +27,16 @@ from serinus.core.inference import model_metadata
 from serinus.core.prediction import RANDOM_BYTES, prediction_ids
 from serinus.core.profile import Profile
 from serinus.core.serving import ServingConfig
-from serinus.core.signature import Column, Signature
+from serinus.core.signature import Signature
 from serinus.serve import codec, rpc, telemetry
-from serinus.serve.answers import Answer, Results, Writer
-from serinus.serve.arrival import Raw, copies_of, waits
+from serinus.serve.answers import TOO_LATE, Answer, Results, Writer
+from serinus.serve.arrival import Raw, arrivals, copies_of
 from serinus.serve.codec import Request
 from serinus.serve.fields import Checked, RowError, Schema
 from serinus.serve.freshness import State
 from serinus.serve.lookup import LookedUp, Lookup
 from serinus.serve.reader import OnlineSource
-from serinus.serve.served import Origins, Tried
+from serinus.serve.served import Origins, Tried, plain_rows
 
 if TYPE_CHECKING:
     from serinus.serve.log import LogWriter
@@ -67,6 +68,7 @@ class _Batch:
 
     `copies` tells which rows are copies for a shadow, None if none is. `tried` and `served` are there once a row has
     reached the model; they are counted and logged when all answers are written, as a batch that fails is tried again.
+    `until` is when the last of its clients stops waiting.
     """
 
     requests: list[Request]
@@ -77,6 +79,7 @@ class _Batch:
     copies: NDArray[np.bool_] | None = None
     tried: Tried | None = None
     served: telemetry.Rows | None = None
+    until: float = math.inf
 
     @property
     def rows(self) -> int:
@@ -143,16 +146,20 @@ class Predictor:
     def handle(self, raws: Sequence[Raw]) -> list[Answer]:
         """One answer for each request, in order; raises nothing."""
         arrived, start = time.time(), time.perf_counter()
-        try:
-            answers = self._answer(raws)
-        except Exception:  # the edge of the process: see the module's docstring
-            log.exception("a batch of %d requests failed; trying each alone", len(raws))
-            answers = [self._alone(raw) for raw in raws]
+        came = arrivals(raws)
+        until = came.until
+        late = {at for at, deadline in enumerate(until) if deadline <= arrived}
+        if late:
+            timely = [at for at in range(len(raws)) if at not in late]
+            given = dict(zip(timely, self._try([raws[at] for at in timely], [until[at] for at in timely]), strict=True))
+            answers = [given[at] if at in given else self._too_late(raw) for at, raw in enumerate(raws)]
+        else:
+            answers = self._try(raws, until)
         counted = [at for at, answer in enumerate(answers) if not answer.probe]
         if self.telemetry is not None and counted:
             copies = copies_of([raws[at] for at in counted])
             self.telemetry.answered([answers[at].status for at in counted], time.perf_counter() - start, copies)
-            waited = waits(raws, arrived)
+            waited = came.waits(arrived)
             if waited:
                 self.telemetry.waited(waited)
         return answers
@@ -183,19 +190,36 @@ class Predictor:
         if self.telemetry is not None:
             self.telemetry.close()
 
-    def _alone(self, raw: Raw) -> Answer:
+    def _try(self, raws: Sequence[Raw], until: Sequence[float]) -> list[Answer]:
+        if not raws:
+            return []
         try:
-            return self._answer([raw])[0]
+            return self._answer(raws, max(until))
+        except Exception:  # the edge of the process: see the module's docstring
+            log.exception("a batch of %d requests failed; trying each alone", len(raws))
+            return [self._alone(raw, deadline) for raw, deadline in zip(raws, until, strict=True)]
+
+    def _too_late(self, raw: Raw) -> Answer:
+        """For a request that nobody waits for any more: the front door has answered it already."""
+        probe = rpc.method_of(raw.headers) not in (None, rpc.INFER)
+        text = "the request's deadline passed while it waited for its turn"
+        return replace(self._writer.failure(codec.protocol_of(raw.headers), TOO_LATE, text), probe=probe)
+
+    def _alone(self, raw: Raw, until: float) -> Answer:
+        try:
+            return self._answer([raw], until)[0]
         except Exception:
             log.exception("a request failed on its own")
             protocol = codec.protocol_of(raw.headers)
             return self._writer.failure(protocol, 500, "internal error; the predictor's log has it")
 
-    def _answer(self, raws: Sequence[Raw]) -> list[Answer]:
+    def _answer(self, raws: Sequence[Raw], until: float = math.inf) -> list[Answer]:
+        """Answers to requests of which some client waits for `until`."""
         parsed = [self._parse(raw) for raw in raws]
         whole = [(raw, request) for raw, request in zip(raws, parsed, strict=True) if isinstance(request, Request)]
         requests = [request for _, request in whole]
         batch = _join(requests, self._schema)
+        batch.until = until
         copies = copies_of([raw for raw, _ in whole])
         if copies is not None:
             batch.copies = np.repeat(np.array(copies), [request.rows for request in requests])
@@ -244,7 +268,7 @@ class Predictor:
         given = checked.columns
         if len(rows) < batch.rows:
             given = {name: [values[row] for row in rows] for name, values in given.items()}
-        looked = self._look_up(given, moments)
+        looked = self._look_up(given, moments, batch.until)
         batch.errors |= {rows[at]: error for at, error in looked.errors.items()}
         batch.stale = {rows[at]: views for at, views in looked.stale.items()}
         numbers = {name: np.array(given[name], dtype=np.float64) for name in self._numbers}  # None becomes NaN
@@ -253,9 +277,9 @@ class Predictor:
         batch.tried = Tried(rows, given, moments, looked, columns)
         return columns
 
-    def _look_up(self, columns: Mapping[str, list[Any]], moments: NDArray[np.int64]) -> LookedUp:
+    def _look_up(self, columns: Mapping[str, list[Any]], moments: NDArray[np.int64], until: float) -> LookedUp:
         start = time.perf_counter()
-        looked = self._lookup.read(columns, moments)
+        looked = self._lookup.read(columns, moments, until - time.time())
         if self.telemetry is not None:
             seconds = time.perf_counter() - start
             self.telemetry.looked_up(seconds, looked.cache_hits, looked.cache_misses, looked.failed_reads)
@@ -303,7 +327,7 @@ class Predictor:
         if batch.tried is not None:
             batch.tried.ids, batch.tried.probabilities = ids, probabilities
         asked = rows and any(request.served_features for request in batch.requests)
-        served = self._served(rows, columns) if asked else {}
+        served = plain_rows(self.signature.columns, rows, columns) if asked else {}
         results = []
         for request, start in zip(batch.requests, batch.starts, strict=False):
             end = start + request.rows
@@ -320,15 +344,6 @@ class Predictor:
                 result.served = [served.get(row, {}) for row in range(start, end)]
             results.append(result)
         return results
-
-    def _served(self, rows: list[int], columns: Mapping[str, NDArray[Any]]) -> dict[int, dict[str, Any]]:
-        """Each row's values by column, as the model was given them: null where missing."""
-        values = [_plain(column, columns[column.name]) for column in self.signature.columns]
-        names = [column.name for column in self.signature.columns]
-        return {
-            row: dict(zip(names, of_row, strict=True))
-            for row, of_row in zip(rows, zip(*values, strict=True), strict=True)
-        }
 
 
 def online_source(config: ServingConfig, signature: Signature) -> Callable[[], OnlineSource]:
@@ -367,15 +382,6 @@ def _columns(requests: list[Request], schema: Schema) -> Mapping[str, list[Any]]
         name: list(chain.from_iterable(columns.get(name) or [None] * rows for columns, rows in each))
         for name in schema.fields
     }
-
-
-def _plain(column: Column, values: NDArray[Any]) -> list[Any]:
-    """A column for JSON: integers and booleans as such, None for NaN."""
-    if column.kind == "category":
-        return list(values)
-    dtype = column.dtype.lower()
-    kind: type = int if dtype.startswith("int") else bool if dtype == "bool" else float
-    return [None if value != value else kind(value) for value in values.tolist()]
 
 
 def _read(path: Path, kind: type[Part]) -> Part:

@@ -2,12 +2,14 @@
 
 `FeatureStore.get_online_features` spends most of its time assembling an answer that would be taken apart again here,
 and gives values that are past their TTL without a word. So this reads through Feast's `OnlineStore` interface, which
-every store implements, and judges each value's age by the rule of Feast's own point-in-time join.
+every store implements, and judges each value's age by the rule of Feast's own point-in-time join. On-demand views are
+computed from these columns by Feast's own transformation, which is slower.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from serinus.serve.reader import Failed, OnlineSource, Read, Reader
 
 if TYPE_CHECKING:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+    from serinus.engines.feast_on_demand import Transform
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +204,7 @@ class Lookup:
         """Raises InvalidInput where the feature store does not have what the model takes."""
         source = open_source()
         self._views = [
-            ViewLookup(view, [column for column in signature.columns if column.view == view.name], source, signature)
-            for view in signature.views
+            ViewLookup(view, signature.read_columns(view.name), source, signature) for view in signature.views
         ]
         self._judges = {
             view.name: Judge(view, config.deployment.features.policy(view.name)) for view in signature.views
@@ -211,13 +214,27 @@ class Lookup:
             {view.name: Cache(seconds, config.cache_rows) for view in signature.views} if config.cached else {}
         )
         self._reader = Reader(source, open_source, config.lookup_timeout.total_seconds())
+        self._complaint = ""
+        self._transforms: list[Transform] = []
+        if signature.on_demand:
+            from serinus.engines.feast_on_demand import Transform
+
+            self._transforms = [Transform(each) for each in signature.on_demand]
 
     def close(self) -> None:
         """End the reading thread."""
         self._reader.close()
 
-    def read(self, columns: Mapping[str, Sequence[Any]], moments: NDArray[np.int64]) -> LookedUp:
-        """Features of rows whose join keys are in `columns`, as of `moments` (microseconds)."""
+    def read(
+        self, columns: Mapping[str, Sequence[Any]], moments: NDArray[np.int64], patience: float = math.inf
+    ) -> LookedUp:
+        """Features of rows whose join keys are in `columns`, as of `moments` (microseconds).
+
+        Args:
+            columns: the request's fields.
+            moments: one a row.
+            patience: seconds to wait for the store at most, where that is less than the lookup's own limit.
+        """
         found = LookedUp()
         wanted = [self._wanted(view, view.keys(columns, len(moments)), found) for view in self._views]
         reads = [
@@ -225,11 +242,27 @@ class Lookup:
             for wish in wanted
             if wish.missing
         ]
-        answers = iter(self._reader.read(reads) if reads else [])
+        answers = iter(self._reader.read(reads, patience) if reads else [])
         for wish in wanted:
             available = self._take(wish, next(answers) if wish.missing else [], found)
             self._fill(wish, available, moments, found)
+        for transform in self._transforms:
+            self._compute(transform, columns, len(moments), found)
         return found
+
+    def _compute(self, transform: Transform, given: Mapping[str, Sequence[Any]], rows: int, found: LookedUp) -> None:
+        """Features of an on-demand view, from what was read and what the request gave."""
+        spec = transform.spec
+        inputs = {
+            each.name: found.columns[each.name] if each.view else _given(given[each.name], each) for each in spec.inputs
+        }
+        values, errors = transform.apply(inputs, rows)
+        found.columns.update(values)
+        for row, reason in errors.items():
+            if self._complaint != reason:
+                log.error("on-demand feature view %s: %s", spec.name, reason)
+            self._complaint = reason
+            found.errors.setdefault(row, RowError(f"feature view {spec.name} cannot be computed for this row", 500))
 
     def _wanted(self, view: ViewLookup, keys: list[Key], found: LookedUp) -> _Wanted:
         index: dict[Key, int] = {}
@@ -285,6 +318,11 @@ class Lookup:
             found.errors.setdefault(row, error)
         for row in judged.flagged:
             found.stale.setdefault(row, []).append(view.name)
+
+
+def _given(values: Sequence[Any], column: Column) -> NDArray[Any]:
+    """A request's field as code reads it: numbers with NaN, texts with None, where missing."""
+    return np.array(values, dtype=np.float64 if column.kind == "number" else object)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ use again, and one that never comes back is left behind with its connections.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -80,19 +81,21 @@ class Reader:
         self._healthy = True
         self._start(lambda: source)
 
-    def read(self, reads: Sequence[Read]) -> list[Answer]:
-        """An answer for each read, in order; within the timeout, whatever the store does."""
-        if self._hanging is not None and not self._came_back(self._hanging):
+    def read(self, reads: Sequence[Read], patience: float = math.inf) -> list[Answer]:
+        """An answer for each read, in order; within the timeout and the patience, whatever the store does."""
+        start = time.monotonic()
+        if self._hanging is not None and not self._came_back(self._hanging, patience):
             return [Failed("an earlier read still hangs")] * len(reads)
+        limit = max(0.0, min(self._timeout, patience - (time.monotonic() - start)))
         job = _Job(reads, since=time.monotonic())
         job.done.acquire()
         self._jobs.put(job)
-        if job.done.acquire(timeout=self._timeout):
+        if job.done.acquire(timeout=limit):
             answers = job.answers
         else:
             self._hanging = job
             got = list(job.answers)
-            late = Failed(f"no answer within {self._timeout:g} s")
+            late = Failed(f"no answer within {limit:.3g} s")
             answers = got + [late] * (len(reads) - len(got))
         self._report(reads, answers)
         return answers
@@ -105,8 +108,10 @@ class Reader:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         threading.Thread(target=_work, args=(connect, self._jobs), name="online-reads", daemon=True).start()
 
-    def _came_back(self, job: _Job) -> bool:
-        if job.done.acquire(blocking=False):
+    def _came_back(self, job: _Job, patience: float) -> bool:
+        """Whether an earlier read has ended. One that only a hurried client left is waited for, within the timeout."""
+        left = self._timeout - (time.monotonic() - job.since)
+        if job.done.acquire(timeout=max(0.0, min(left, patience))):
             self._hanging = None
             return True
         if time.monotonic() - job.since > _PATIENCE * self._timeout:

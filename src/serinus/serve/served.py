@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from serinus.core.signature import Column
 from serinus.serve.lookup import LookedUp
 
 
@@ -97,3 +98,24 @@ class Tried:
 
 def _rows(arrays: Mapping[str, NDArray[Any]], rows: list[int]) -> dict[str, NDArray[Any]]:
     return {name: values[rows] for name, values in arrays.items()}
+
+
+def plain_rows(
+    columns: Sequence[Column], rows: Sequence[int], values: Mapping[str, NDArray[Any]]
+) -> dict[int, dict[str, Any]]:
+    """By row, its values by column as the model was given them: null where missing."""
+    names = [column.name for column in columns]
+    of_columns = [_plain(column, values[column.name]) for column in columns]
+    return {
+        row: dict(zip(names, of_row, strict=True))
+        for row, of_row in zip(rows, zip(*of_columns, strict=True), strict=True)
+    }
+
+
+def _plain(column: Column, values: NDArray[Any]) -> list[Any]:
+    """A column for JSON: integers and booleans as such, None for NaN."""
+    if column.kind == "category":
+        return list(values)
+    dtype = column.dtype.lower()
+    kind: type = int if dtype.startswith("int") else bool if dtype == "bool" else float
+    return [None if value != value else kind(value) for value in values.tolist()]

@@ -28,6 +28,7 @@ from serinus.core.prediction import LIVE, SHADOW, TRAFFIC, Traffic, by_traffic
 from serinus.core.profile import Histogram, Profile, bin_numbers
 from serinus.core.serving import ServingConfig
 from serinus.core.signature import FIRST_CATEGORY, MISSING, UNKNOWN, Signature
+from serinus.serve.answers import TOO_LATE
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -101,11 +102,15 @@ SIDECAR_METRICS = (
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("serinus_requests_total", "counter", "Requests answered, by HTTP status.", ("code", "traffic")),
+        Metric(
+            "serinus_requests_total", "counter",
+            "Requests answered, by HTTP status; 504: dropped, as their deadline had passed.", ("code", "traffic"),
+        ),
         Metric("serinus_rows_total", "counter", "Rows answered, by result: ok or failed.", ("result", "traffic")),
         Metric(
             "serinus_request_duration_seconds", "histogram",
-            "Time in the handler; all requests of a batch take as long as the batch.", ("traffic",),
+            "Time in the handler; all requests of a batch take as long as the batch, those past their deadline none.",
+            ("traffic",),
             unit="seconds", buckets=_LATENCIES,
         ),
         Metric("serinus_batch_size", "histogram", "Requests in a batch.", unit="requests", buckets=_SIZES),
@@ -209,7 +214,9 @@ class Telemetry:
         for traffic, own in by_traffic(codes, copies):
             for code in set(own):
                 self._child("serinus_requests_total", str(code), traffic).inc(own.count(code))
-            _observe(self._child("serinus_request_duration_seconds", traffic), seconds, len(own))
+            timely = len(own) - own.count(TOO_LATE)
+            if timely:
+                _observe(self._child("serinus_request_duration_seconds", traffic), seconds, timely)
         _observe(self._child("serinus_batch_size"), len(codes), 1)
 
     def waited(self, seconds: Sequence[float]) -> None:

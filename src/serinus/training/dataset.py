@@ -52,7 +52,7 @@ def build_dataset(loaded: LoadedProject, store: FeatureStore, as_of: datetime, f
     empty = store.signature(spec.feature_service, loaded.model_name, pa.schema([]))
     fields = _request_fields(asked, empty)
     plain = store.signature(spec.feature_service, loaded.model_name, fields)
-    absent = [column.name for column in plain.request_columns if column.name not in asked.columns]
+    absent = [column.name for column in plain.request_fields if column.name not in asked.columns]
     if absent:
         raise InvalidData(
             f"requests lack {', '.join(absent)}", hint="the request source of the feature service names it"

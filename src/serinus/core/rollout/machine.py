@@ -129,8 +129,8 @@ def _other_target(look: Look) -> Decision | None:
     state, target = look.state, look.state.requested or look.situation.target
     assert state.canary is not None
     mine = state.canary.version
-    if target is None or target == state.canary:
-        return None
+    if target is None or (target.version, target.digest) == (mine, state.canary.digest):
+        return None  # what else is known of it may not be read a second time
     if target.version == mine:
         why = f"version {mine} is asked for with another digest than it was started with"
         return look.decision("supersede", why, state=end(state, look.ended("superseded", why)))

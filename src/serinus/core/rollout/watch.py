@@ -55,6 +55,10 @@ def _compare(state: RolloutState, situation: Situation) -> tuple[RolloutState, I
     if snapshot.missing:
         # Passed over: the next whole totals will cover the time.
         return state, Unusable(reason=f"evidence is incomplete: {'; '.join(snapshot.missing)}")
+    assert state.at is not None
+    if snapshot.at > state.at:
+        # Taken before the clock was set back. As a baseline it would make all that follows look old.
+        return state, Unusable(reason="the evidence is of a time that has not come yet")
     if before is None:
         return _from(state, snapshot), Unusable(reason="the stage has just begun")
     if snapshot.at <= before.at:

@@ -12,8 +12,8 @@ from serinus.core.spec.common import PATTERN_WORDS, SpecModel
 from serinus.core.times import PositiveDuration
 
 _MIB = 1024 * 1024
-DESTINATION_PATTERN = r"^([a-z][a-z0-9+.-]*://.+|/.+)$"
-PATTERN_WORDS[DESTINATION_PATTERN] = "an absolute path, or a URL such as s3://bucket/folder"
+DESTINATION_PATTERN = r"^([a-z][a-z0-9+.-]*://([^/@?]+(/[^?]*)?|/[^?]+)|/.+)$"
+PATTERN_WORDS[DESTINATION_PATTERN] = "an absolute path, or a URL such as s3://bucket/folder, without credentials"
 
 
 class PredictionLog(SpecModel):
@@ -34,7 +34,7 @@ class PredictionLog(SpecModel):
     are dropped, and counted."""
     destination: Annotated[str, Field(pattern=DESTINATION_PATTERN)] | None = None
     """Where files go: a path, or a URL of any object store that fsspec knows. By default the folder `predictions` of
-    the project's state."""
+    the project's state. Credentials come from the sidecar's environment, as the store's library wants them."""
 
     def place(self, state: Path) -> str:
         """Path or URL of the destination, for a project's folder of state."""

@@ -105,6 +105,9 @@ class Quality(Guard):
     """Harm is a mean difference above this."""
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Safe is a mean difference below this."""
+    early_outcomes: bool = False
+    """Whether an outcome counts as soon as it is known. Otherwise a row counts once its outcome is due, by the
+    training's `labelDelay`: outcomes that come early may be no fair sample, as late flights are known last."""
     estimated: bool = True
     """Whether the difference is also estimated before outcomes are known, from calibrated probabilities. An estimate
     can say *harm*, never that a version is confirmed."""
