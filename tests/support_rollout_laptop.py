@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from importlib.resources import files
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ from serinus.cli.place import served
 from serinus.cli.train import run_training
 from serinus.control.arms import UPSTREAM
 from serinus.control.evidence import parse
+from serinus.control.instance import program_name
 from serinus.control.refresh import fill
 from serinus.control.replay import v2_types
-from serinus.control.rollout import Controller
 from serinus.control.rollout_build import controller
 from serinus.control.rollout_laptop import RolloutFolder
 from serinus.control.stack import Options, down, is_up, up
 from serinus.control.state import RunFolder
+from serinus.control.status import status
 from serinus.control.traffic import Answer, Client
 from serinus.core.prediction import LIVE
 from serinus.core.rollout import Decision
@@ -161,6 +164,20 @@ class Traffic:
     def failed(self) -> int:
         return sum(count for (_, error), count in self.answers.items() if error is not None)
 
+    @property
+    def versions(self) -> Counter[int]:
+        """How often each version answered."""
+        found: Counter[int] = Counter()
+        for (version, error), count in self.answers.items():
+            if error is None and version is not None:
+                found[int(version)] += count
+        return found
+
+    def wait_for(self, more: int, seconds: float = 60) -> None:
+        """Until so many more requests have been answered."""
+        target = self.total + more
+        eventually(lambda: self.total >= target, seconds)
+
     def errors(self) -> set[str]:
         return {error for _, error in self.answers if error is not None}
 
@@ -201,14 +218,6 @@ class Traffic:
         channel = {"web": 0.6, "phone": 0.0, "desk": -0.6}[row["channel"]]
         chance = 1 / (1 + np.exp(2.2 - 0.25 * queue - 0.01 * row["amount"] - channel))
         return {"id": row["id"], "label": int(self._random.random() < chance)}
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Live requests of a version as the front door counted them."""
-
-    answered: float
-    errors: float
 
 
 class Site:
@@ -256,11 +265,6 @@ class Site:
     def rollouts(self) -> RolloutFolder:
         return RolloutFolder(self.serving.platform)
 
-    def controller(self) -> Controller:
-        """One that has just been started."""
-        serving, registry = served(self.file)
-        return controller(serving, registry)
-
     def challenger(self, name: str, change: Change) -> ModelVersion:
         """Register a variant of the first version, packaged as the pipeline does it, and make it the challenger."""
         scratch = self.folder / "variants" / name
@@ -287,47 +291,70 @@ class Site:
         with read_archive(self.registry.fetch(self.first, self.folder / "variants"), self.first.digest) as archive:
             return Traffic(self.address, Signature.model_validate_json(archive.read(SIGNATURE)))
 
-    def counted(self) -> dict[int, Counts]:
-        """What the front door sent to each version."""
-        found: dict[int, Counter[str]] = {}
+    def failures(self) -> Counter[int]:
+        """Live requests that each version failed, as the front door counted them."""
+        found: Counter[int] = Counter()
         for sample in parse(httpx.get(f"{self.address}/metrics", timeout=20).text):
-            if sample.name == UPSTREAM and sample.labels["traffic"] == LIVE:
-                results = found.setdefault(int(sample.labels["version"]), Counter())
-                results[sample.labels["result"]] += int(sample.value)
-        return {
-            number: Counts(results["ok"], results.total() - results["ok"]) for number, results in sorted(found.items())
-        }
+            if sample.name == UPSTREAM and sample.labels["traffic"] == LIVE and sample.labels["result"] != "ok":
+                found[int(sample.labels["version"])] += int(sample.value)
+        return found
+
+    def up(self) -> set[int]:
+        """Versions that are up."""
+        return {each.version for each in status(self.serving.platform).versions}
+
+    def pid(self, version: int) -> int:
+        name = program_name(version)
+        return next(each.pid for each in status(self.serving.platform).programs if each.name == name)
+
+    def run(self, *arguments: str, expect: int | None = 0) -> dict[str, Any]:
+        """A command as a user types it, and the JSON object that it printed."""
+        command = [sys.executable, "-P", "-m", "serinus", *arguments, "--json"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False)
+        assert expect in (None, done.returncode), done.stderr + done.stdout
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
 
 class Looks:
-    """A controller that looks again and again, and what it decided."""
+    """A controller that has just been started and looks again and again, and what it decided."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, site: Site) -> None:
         self.decisions: list[Decision] = []
-        self._controller = controller
+        self.failures_before = site.failures()
+        self._ledger = site.rollouts.ledger
+        serving, registry = served(site.file)
+        self._controller = controller(serving, registry)
 
-    def until(self, done: Callable[[Decision], bool], seconds: float) -> Decision:
-        """The first decision of which `done` is true."""
+    def until_action(self, action: str, seconds: float = 120) -> Decision:
+        """The first decision to do so."""
 
         def look() -> Decision | None:
             decision = self._controller.look(datetime.now(UTC))
             self.decisions.append(decision)
-            return decision if done(decision) else None
+            return decision if decision.action == action else None
 
         try:
-            found = eventually(look, seconds, interval=0.4)
+            found = eventually(look, seconds, interval=0.5)
         except AssertionError as error:
             last = self.decisions[-1]
-            raise AssertionError(f"last: {last.action}, {last.shares}: {'; '.join(last.reasons)}") from error
+            raise AssertionError(f"{self.actions()}, {last.shares}: {'; '.join(last.reasons)}") from error
         assert found is not None
         return found
 
     def actions(self) -> list[str]:
-        """What was done, without holding."""
-        return [each.action for each in self.decisions if each.action != "hold"]
+        """What was done, but for holding and for finding out what is in front."""
+        return [each.action for each in self.decisions if each.action not in ("hold", "adopt")]
 
-    def until_action(self, action: str, seconds: float = 120) -> Decision:
-        return self.until(lambda decision: decision.action == action, seconds)
+    def require_ledger(self) -> None:
+        """The ledger is whole, has every decision, and all of them come out again."""
+        entries = self._ledger.count()
+        for checked in (self._ledger.verify(), self._ledger.replay()):
+            assert (checked.broken, checked.entries) == (None, entries)
+        newest = next(self._ledger.newest_first())
+        last = [each for each in self.decisions if each.action != "hold"][-1]
+        written = next(each for each in self._ledger.newest_first() if each.action != "hold")
+        assert (written.action, written.reasons, newest.number) == (last.action, last.reasons, entries)
 
 
 def policy(**changes: Any) -> dict[str, Any]:
@@ -338,7 +365,7 @@ def policy(**changes: Any) -> dict[str, Any]:
         "latency": {"enabled": False},
         "features": {"margin": 0.1},
         "predictions": {"tolerance": 0.2, "margin": 0.25, "expectedTolerance": 0.95},
-        "quality": {"margin": 0.1, "estimatedTolerance": 0.9},
+        "quality": {"margin": 0.1, "estimatedTolerance": 0.9, "earlyOutcomes": True},
     }
     usual = {
         "interval": "1s",
@@ -348,7 +375,3 @@ def policy(**changes: Any) -> dict[str, Any]:
         "confirmation": {"minimumLabels": 300, "maximumDuration": "5m", "inconclusive": "undo"},
     }
     return usual | changes
-
-
-SECOND = timedelta(seconds=1)
-_ = files
