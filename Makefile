@@ -8,6 +8,10 @@ WORKERS ?= 2
 ARGS ?=
 UPGRADE ?=
 
+# Where it is set, as in many container images, no process would keep what it compiled: each of the dozens that a demo
+# or the tests start would compile Feast, MLflow and KFP anew, 8 CPU-seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint format docs lock clean distclean
 

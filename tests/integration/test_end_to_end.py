@@ -85,6 +85,8 @@ def test_trains_serves_replays_trains_again_and_deploys(project, free_port):
     assert (deployed["previous"], deployed["changed"]) == (1, True)
     status = run(project, "status")
     assert (status["condition"], status["version"]) == ("healthy", deployed["version"])
+    assert (status["loop"]["last_failure"], utc(status["loop"]["last_run"])) == (None, utc("2013-02-03T18:00:00Z"))
+    assert utc(status["loop"]["next_run"]) == utc("2013-02-04T12:00:00Z")
 
     down = run(project, "down")
     assert down["was_up"]

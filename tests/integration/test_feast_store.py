@@ -260,6 +260,30 @@ def test_the_newest_row_of_each_key_goes_online(store: FeatureStore) -> None:
     assert online(store, "queue", shop="c", city="x") == (None, {})
 
 
+def test_moments_written_one_by_one_show_what_was_known_at_each(store: FeatureStore) -> None:
+    rows = queue(
+        ("a", "x", START + HOUR, 2.0, None),
+        ("a", "x", START, 0.0, 0),
+        ("a", "x", START, 1.0, 1),  # known at the same moment, and later in the file
+        ("b", "x", START, None, 7),
+        ("b", "x", START + 2 * HOUR, 9.0, 9),
+    )
+    store.write_offline("queue_hourly", rows, ALL)
+    store.write_offline("places", places(("x", "shop")), ALL)
+    first, second = store.ticks(Interval(since=START, until=START + 2 * HOUR))
+    assert (first.moment, second.moment) == (START, START + HOUR)
+    assert store.write_tick(first) == 2
+    assert online(store, "queue", shop="a", city="x") == (START, {"length": 1.0, "staff": 1})
+    assert online(store, "queue", shop="b", city="x") == (START, {"length": None, "staff": 7})
+    assert store.write_tick(second) == 1
+    assert online(store, "queue", shop="a", city="x") == (START + HOUR, {"length": 2.0, "staff": None})
+    assert online(store, "queue", shop="b", city="x")[0] == START
+    # The store counts as filled to the end of the series from its first moment on: going back empties it.
+    assert store.materialize(START - HOUR) == 1
+    assert online(store, "queue", shop="a", city="x") == (None, {})
+    assert store.ticks(Interval(since=START + 5 * HOUR, until=START + 6 * HOUR)) == []
+
+
 def test_a_row_of_missing_values_replaces_what_was_online(store: FeatureStore) -> None:
     store.write_online({"queue_hourly": queue(("a", "x", START, 1.0, 1))})
     store.write_online({"queue_hourly": queue(("a", "x", START + HOUR, None, None))})

@@ -122,6 +122,16 @@ def test_an_ingestion_that_dies_halfway_is_simply_done_again(
         assert store.read_offline(source).equals(filled.read_offline(source))
 
 
+def test_only_code_that_the_project_imports_is_a_reason_to_begin_again(store: FeatureStore, folder: Path) -> None:
+    first = ingest(load_project(folder / "serinus.yaml"), store, AS_OF)
+    (folder / "demo.py").write_text("from .project import Tiny\n")
+    again = ingest(load_project(folder / "serinus.yaml"), store, AS_OF)
+    assert (again.rows, again.digest) == (0, first.digest)
+    (folder / "world.py").write_text((folder / "world.py").read_text() + "\n")
+    changed = ingest(load_project(folder / "serinus.yaml"), store, AS_OF)
+    assert (changed.rows, changed.digest != first.digest) == (first.rows, True)
+
+
 def test_other_past_data_are_ingested_from_the_beginning(tiny: LoadedProject, store: FeatureStore) -> None:
     first = ingest(tiny, store, AS_OF)
     validate(store, AS_OF)

@@ -7,11 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 
+from serinus.cli.serving import _loop_lines
 from serinus.control import loop
-from serinus.control.loop import BackgroundRuns, LoopState, begin_schedule, fire, lease, run_forever, state_path
+from serinus.control.loop import (
+    BackgroundRuns,
+    LoopState,
+    LoopStatus,
+    begin_schedule,
+    fire,
+    lease,
+    run_forever,
+    state_path,
+)
 from serinus.control.refresh import Refresher
 from serinus.core.errors import Conflict, EngineError
 from serinus.core.platform import Platform
+from serinus.core.spec import ContinuousTrainingSpec
 from serinus.core.spec.training import Limits, Schedule, Triggers
 from tests.support import eventually
 
@@ -26,7 +37,9 @@ def platform(tmp_path):
 
 @pytest.fixture
 def loaded():
-    spec = SimpleNamespace(triggers=Triggers(schedule=Schedule(cron="0 12 * * *")), limits=Limits())
+    spec = ContinuousTrainingSpec.model_construct(
+        triggers=Triggers(schedule=Schedule(cron="0 12 * * *")), limits=Limits()
+    )
     return SimpleNamespace(training=SimpleNamespace(spec=spec))
 
 
@@ -50,6 +63,32 @@ def test_a_run_that_fails_is_remembered_and_not_repeated(platform, loaded):
         fire(loaded, state_path(platform), fail, START + DAY)
     assert LoopState.read(state_path(platform)).last_failure == "no room"
     assert fire(loaded, state_path(platform), pytest.fail, START + DAY) is None
+
+
+def test_status_tells_the_last_failure_and_the_next_run(platform, loaded):
+    path, spec = state_path(platform), loaded.training.spec
+    assert LoopStatus.read(path, spec) is None
+    begin_schedule(path, START)
+    assert LoopStatus.read(path, spec) == LoopStatus(last_run=None, last_failure=None, next_run=START + DAY)
+    with pytest.raises(ZeroDivisionError):
+        fire(loaded, path, lambda as_of: 1 // 0, START + 1.5 * DAY)
+    failed = LoopStatus.read(path, spec)
+    assert (failed.last_run, failed.next_run) == (START + 1.5 * DAY, START + 2 * DAY)
+    assert "division" in failed.last_failure
+    slow = spec.model_copy(update={"limits": Limits(minimum_interval=3 * DAY)})
+    assert LoopStatus.read(path, slow).next_run == START + 4.5 * DAY
+    assert LoopStatus.read(path, None) == failed.model_copy(update={"next_run": None})
+    unscheduled = spec.model_copy(update={"triggers": Triggers()})
+    assert LoopStatus.read(path, unscheduled).next_run is None
+
+
+def test_status_says_so_in_words():
+    loop = LoopStatus(last_run=START, last_failure="no room", next_run=START + DAY)
+    assert list(_loop_lines(loop)) == [
+        "the last run of the pipeline, started 2013-08-02 12:00 UTC, failed: no room",
+        "next run of the pipeline: 2013-08-03 12:00 UTC",
+    ]
+    assert list(_loop_lines(loop.model_copy(update={"last_failure": None, "next_run": None}))) == []
 
 
 def test_a_restarted_schedule_runs_the_same_times_again(platform, loaded):

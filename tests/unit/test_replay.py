@@ -13,6 +13,7 @@ from serinus.control import replay
 from serinus.control.replay import days, request_rows, v2_types
 from serinus.core.signature import Column, Signature
 from serinus.core.times import Interval
+from serinus.engines.feast_online import Tick
 
 SIGNATURE = Signature(
     model="delays",
@@ -29,10 +30,6 @@ MIDNIGHT = datetime(2013, 8, 1, tzinfo=UTC)
 
 def at(minutes):
     return pd.Timestamp(MIDNIGHT) + pd.to_timedelta(minutes, unit="min")
-
-
-def moments(minutes):
-    return pd.DatetimeIndex([at(minute) for minute in minutes], dtype="datetime64[us, UTC]")
 
 
 def asked(minutes):
@@ -69,8 +66,8 @@ class World:
         self.known = []
         self.seen = []
 
-    def write_online(self, frames):
-        self.known += [moment for frame in frames.values() for moment in frame["known_at"]]
+    def write_tick(self, tick):
+        self.known += [pd.Timestamp(tick.moment)] * len(tick.rows["source"])
 
     async def send(self, rows):
         for row in rows:
@@ -84,9 +81,12 @@ minutes = st.lists(st.integers(0, 200), min_size=1, max_size=12)
 @given(known=minutes, questions=minutes)
 def test_a_question_sees_exactly_what_was_known_at_its_time(known, questions):
     world = World()
-    frame = pd.DataFrame({"known_at": moments(known)})
+    ticks = [
+        Tick(at(minute).to_pydatetime(), at(max(known)).to_pydatetime(), {"source": [()] * known.count(minute)})
+        for minute in sorted(set(known))
+    ]
     tally = replay._Tally()
-    asyncio.run(replay._replay_day(world, (world, SIGNATURE), {"source": frame}, asked(questions), tally))
+    asyncio.run(replay._replay_day(world, (world, SIGNATURE), ticks, asked(questions), tally))
     assert len(world.seen) == len(questions) == len(tally.answers)
     for moment, seen in world.seen:
         assert sorted(seen) == sorted(at(minute) for minute in known if at(minute) <= moment)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from serinus.core.version import ModelVersion
+
+_UNLIMITED = 10_000  # columns of what is not a terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -41,17 +43,23 @@ def models(
     from rich.console import Console
 
     if versions:
-        Console().print(_table(name, versions))
+        show(Console(), name, versions)
     else:
         Console(stderr=True).print(f"No version of {name} is registered yet: serinus train makes one.")
 
 
-def _table(name: str, versions: tuple[ModelVersion, ...]) -> Table:
+def show(console: Console, name: str, versions: tuple[ModelVersion, ...]) -> None:
+    """A table that fits in 80 columns, then the run of each version, whose names are longer than what is left.
+
+    Nothing is cut: what is piped somewhere has no width, and in a narrow terminal cells are folded.
+    """
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"Versions of {name}")
-    for title in ("version", "aliases", "as of", "ROC AUC", "log loss", "data", "code", "run"):
-        table.add_column(title, justify="right" if title in ("version", "ROC AUC", "log loss") else "left")
+    table = Table(title=f"Versions of {name}", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
+    for title in ("version", "aliases", "as of", "ROC AUC", "log loss", "data", "code"):
+        right = title in ("version", "ROC AUC", "log loss")
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
     for version in versions:
         lineage = version.lineage
         table.add_row(
@@ -60,9 +68,12 @@ def _table(name: str, versions: tuple[ModelVersion, ...]) -> Table:
             f"{lineage.as_of:%Y-%m-%d %H:%M}",
             *(_number(version.metrics.get(metric)) for metric in ("roc_auc", "log_loss")),
             *(digest.removeprefix("sha256:")[:8] for digest in (lineage.data_digest, lineage.code_digest)),
-            lineage.pipeline_run,
         )
-    return table
+    if not console.is_terminal:
+        console.width = _UNLIMITED
+    console.print(table)
+    for version in versions:
+        console.print(f"version {version.version}: run {version.lineage.pipeline_run}", soft_wrap=True, highlight=False)
 
 
 def _number(value: float | None) -> str:

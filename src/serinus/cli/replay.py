@@ -24,7 +24,7 @@ def replay(
     since: Annotated[str, typer.Option(help="Start, ISO 8601; what was known then is put online first.")],
     until: Annotated[str, typer.Option(help="End, ISO 8601.")],
     file: Annotated[Path, typer.Option("--file", "-f", help="The spec, or its folder.")] = Path("serinus.yaml"),
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 64,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html and replay.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -62,7 +62,6 @@ def _world(file: Path) -> World:
     from serinus.core.errors import Conflict, NotFound
     from serinus.core.platform import Platform
     from serinus.engines.feast import FeatureStore
-    from serinus.engines.mlflow import Registry
     from serinus.training.project import load_project
 
     loaded = load_project(file)
@@ -75,14 +74,14 @@ def _world(file: Path) -> World:
             "the stack is up with the machine's clock", hint="`serinus down`, then `serinus up --as-of SINCE`"
         )
     store = FeatureStore.open(platform, loaded.model_name)
-    version = Registry(platform.tracking_uri, platform.artifact_uri).get(state.model, state.stable)
 
     def run_pipeline(as_of: datetime) -> object:
         run = f"scheduled-{as_of:%Y%m%d-%H%M}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         with Screen() as screen:
             return run_training(file, as_of.isoformat(), run, screen.on_event)
 
-    return World(loaded, platform, store, state.address, version, run_pipeline)
+    archive = state.instances[state.stable].archive
+    return World(loaded, platform, store, state.address, archive, state.digest, run_pipeline)
 
 
 def _drive(world: World, interval: Interval, concurrency: int) -> Replayed:

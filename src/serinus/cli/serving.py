@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,11 @@ from serinus.cli.place import platform_of, served
 if TYPE_CHECKING:
     from serinus.control.deploy import Deployed
     from serinus.control.instance import Serving
+    from serinus.control.loop import LoopStatus
     from serinus.control.stack import Options
     from serinus.control.state import StackState
     from serinus.control.status import Status
+    from serinus.core.spec import ContinuousTrainingSpec
     from serinus.core.version import ModelVersion
     from serinus.engines.mlflow import Registry
 
@@ -94,13 +97,13 @@ def down(file: File = _SPEC, as_json: AsJson = False) -> None:
 
 
 def status(file: File = _SPEC, as_json: AsJson = False) -> None:
-    """Say what is up and how it does.
+    """Say what is up and how it does, why the last pipeline run failed if it did, and when the next one is due.
 
     Exit codes: 0 healthy, 1 degraded, 3 not up.
     """
     from serinus.control import status as control
 
-    found = control.status(platform_of(file))
+    found = control.status(platform_of(file), _training(file))
     if as_json:
         _json(found.model_dump(mode="json"))
     else:
@@ -203,6 +206,17 @@ def _canary(registry: Registry, serving: Serving, stable: ModelVersion) -> Model
     return found
 
 
+def _training(file: Path) -> ContinuousTrainingSpec | None:
+    """The spec's schedule and limits; None where the spec cannot be read, as what is up can be told without it."""
+    from serinus.core.errors import SerinusError
+    from serinus.engines.specfile import read_service
+
+    try:
+        return read_service(file).training.spec
+    except SerinusError:
+        return None
+
+
 def _fill(file: Path, serving: Serving) -> None:
     """Put online what is known now, or at the time that the past is replayed from."""
     from datetime import UTC, datetime
@@ -274,6 +288,8 @@ def _show(found: Status) -> None:
         _say(f"  {problem}")
     if found.rollout is not None:
         _say(f"rollout: {found.rollout.headline}")
+    for line in _loop_lines(found.loop):
+        _say(f"  {line}")
     versions = Table("version", "role", "weight", "shadow", "requests", "series", "ready")
     for version in found.versions:
         shares = (f"{version.weight:g} %", f"{version.shadow:g} %")
@@ -286,6 +302,16 @@ def _show(found: Status) -> None:
     for each in found.programs:
         table.add_row(each.name, each.state.lower(), str(each.pid), f"{each.memory / 2**20:.0f} MiB", each.detail)
     Console().print(table)
+
+
+def _loop_lines(loop: LoopStatus | None) -> Iterator[str]:
+    if loop is None:
+        return
+    if loop.last_failure is not None:
+        when = f", started {loop.last_run:%Y-%m-%d %H:%M} UTC," if loop.last_run else ""
+        yield f"the last run of the pipeline{when} failed: {loop.last_failure}"
+    if loop.next_run is not None:
+        yield f"next run of the pipeline: {loop.next_run:%Y-%m-%d %H:%M} UTC"
 
 
 def _table(answers: list[dict[str, Any]]) -> None:

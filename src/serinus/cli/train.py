@@ -168,10 +168,11 @@ def _code_digests(project: Path, service: ModelService) -> dict[str, str]:
     model = data | spec.model_dump(mode="json", include={"training"})
     whole = model | spec.model_dump(mode="json", include={"evaluation", "gate"})
     packed = (Path(str(files("serving") / "handler.py")),)
+    module = spec.project.entry_point.partition(":")[0]
     return {
-        "data_code": code_digest(project, data),
-        "model_code": code_digest(project, model),
-        "code_digest": code_digest(project, whole, packed),
+        "data_code": code_digest(project, module, data),
+        "model_code": code_digest(project, module, model),
+        "code_digest": code_digest(project, module, whole, packed),
     }
 
 

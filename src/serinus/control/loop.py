@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from serinus.core.errors import Conflict, SerinusError
-from serinus.core.triggers import Due, TriggerState, due
+from serinus.core.triggers import Due, TriggerState, due, next_run
 from serinus.engines.files import write_text
 
 if TYPE_CHECKING:
     from serinus.core.platform import Platform
+    from serinus.core.spec import ContinuousTrainingSpec
     from serinus.training.project import LoadedProject
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ RunPipeline = Callable[[datetime], object]
 
 
 class LoopState(BaseModel):
-    """What the loop remembers between ticks, and shows in `serinus status`."""
+    """What the loop remembers between ticks."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +47,39 @@ class LoopState(BaseModel):
 
     def write(self, path: Path) -> None:
         write_text(path, self.model_dump_json(indent=2))
+
+
+class LoopStatus(BaseModel):
+    """What `serinus status` says of the loop: the run that started last, why it failed if it did, and the next one.
+
+    `next_run` is None without a schedule, or where the spec cannot be read; one in the past starts at the next pass.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    last_run: datetime | None
+    last_failure: str | None
+    next_run: datetime | None
+
+    @classmethod
+    def read(cls, path: Path, spec: ContinuousTrainingSpec | None) -> LoopStatus | None:
+        """Of the loop whose state is at `path`; None where none has looked at its schedule yet."""
+        state = LoopState.read(path)
+        if state is None:
+            return None
+        return cls(
+            last_run=state.triggers.last_started,
+            last_failure=state.last_failure,
+            next_run=None if spec is None else _next_run(spec, state.triggers),
+        )
+
+
+def _next_run(spec: ContinuousTrainingSpec, state: TriggerState) -> datetime | None:
+    """When the next run may start: at its scheduled time, but not too soon after the last start."""
+    scheduled = next_run(spec.triggers, state.handled_until)
+    if scheduled is None or state.last_started is None:
+        return scheduled
+    return max(scheduled, state.last_started + spec.limits.minimum_interval)
 
 
 def state_path(platform: Platform, replaying: bool = False) -> Path:

@@ -7,36 +7,33 @@ to the next: write what became known, then ask everything that was asked until t
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serinus.control.log_balance import read_counts, settled
 from serinus.control.loop import RunPipeline, begin_schedule, fire, lease, state_path
-from serinus.control.refresh import fill, known_in
+from serinus.control.refresh import fill
 from serinus.control.traffic import Answer, Client
 from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL, LABEL_TIMESTAMP
 from serinus.core.prediction_log import Completeness
 from serinus.core.signature import Signature
 from serinus.core.times import Interval
-from serinus.engines.archive import SIGNATURE, Archive, read_archive
-from serinus.engines.mlflow import Registry
+from serinus.engines.archive import SIGNATURE, read_archive
 from serinus.training.ingest import ingest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from serinus.core.platform import Platform
-    from serinus.core.version import ModelVersion
     from serinus.engines.feast import FeatureStore
+    from serinus.engines.feast_online import Tick
     from serinus.training.project import LoadedProject
 
-KNOWN_AT = "known_at"
 _SETTLE_SECONDS = 10.0
 
 
@@ -62,13 +59,17 @@ class Replayed:
 
 @dataclass(frozen=True)
 class World:
-    """What a replay moves: the project's past, the feature store that learns it, the endpoint that is asked."""
+    """What a replay moves: the project's past, the feature store that learns it, the endpoint that is asked.
+
+    `archive` is the file that the endpoint's version was loaded from, and `digest` the one it was registered under.
+    """
 
     loaded: LoadedProject
     platform: Platform
     store: FeatureStore
     address: str
-    version: ModelVersion
+    archive: Path
+    digest: str
     run_pipeline: RunPipeline
 
 
@@ -113,74 +114,69 @@ def replay(world: World, interval: Interval, concurrency: int, progress: Callabl
         fill(world.loaded, world.store, interval.since)
         logged = world.loaded.deployment.spec.log.enabled
         before = read_counts(world.address) if logged else None
-        tally = asyncio.run(_replay(world, version_signature(world), interval, (concurrency, progress)))
+        tally = _Tally()
+        # Into the tally, not out of the task: asyncio.run ends by writing the task's result out as text, for nothing.
+        asyncio.run(_replay(world, interval, (concurrency, progress), tally))
         log = settled(world.address, before, _SETTLE_SECONDS) if before is not None else None
         return tally.replayed(interval, log)
 
 
 def version_signature(world: World) -> Signature:
-    """The signature of the version that is served."""
-    with opened_version(world) as archive:
+    """The signature of the version that is served.
+
+    Raises:
+        IntegrityError: its archive is not the one that was registered.
+    """
+    with read_archive(world.archive, world.digest) as archive:
         return Signature.model_validate_json(archive.read(SIGNATURE))
 
 
-@contextmanager
-def opened_version(world: World) -> Iterator[Archive]:
-    """The archive of the version that is served, fetched and verified."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Registry(world.platform.tracking_uri, world.platform.artifact_uri).fetch(world.version, Path(scratch))
-        with read_archive(path, world.version.digest) as archive:
-            yield archive
-
-
-async def _replay(
-    world: World, signature: Signature, interval: Interval, how: tuple[int, Callable[[Interval], None]]
-) -> _Tally:
+async def _replay(world: World, interval: Interval, how: tuple[int, Callable[[Interval], None]], tally: _Tally) -> None:
     concurrency, progress = how
-    tally = _Tally()
+    signature = version_signature(world)
+    outcomes = world.loaded.project.labels(interval.until)
     async with Client(world.address, signature.model, concurrency, v2_types(signature)) as client:
         for day in days(interval):
             ingest(world.loaded, world.store, day.until)
-            frames = known_in(world.store, day)
             asked = world.loaded.project.requests(day.since, day.until)
-            await _replay_day(world.store, (client, signature), frames, asked, tally)
-            known = _became_known(world.loaded.project.labels(day.until), day)
+            await _replay_day(world.store, (client, signature), world.store.ticks(day), asked, tally)
+            known = _became_known(outcomes, day)
             tally.outcomes.append(known)
             if world.loaded.deployment.spec.log.enabled:
                 tally.reported += await client.report(outcome_rows(known))
             progress(Interval(since=interval.since, until=day.until))
             if fire(world.loaded, state_path(world.platform, replaying=True), world.run_pipeline, day.until):
                 tally.runs += 1
-    return tally
 
 
 async def _replay_day(
     store: FeatureStore,
     asking: tuple[Client, Signature],
-    frames: Mapping[str, pd.DataFrame],
+    ticks: Sequence[Tick],
     asked: pd.DataFrame,
     tally: _Tally,
 ) -> None:
     import numpy as np
 
     client, signature = asking
-
     asked = asked.sort_values([EVENT_TIMESTAMP, ID], kind="stable", ignore_index=True)
     rows = request_rows(asked, signature)
-    moments = np.unique(np.concatenate([_instants(frame[KNOWN_AT]) for frame in frames.values()]))
+    moments = np.array([_naive(tick.moment) for tick in ticks], dtype="datetime64[us]")
     # Position of the first request asked at or after each moment: what became known at T may be used at T.
-    cuts = np.searchsorted(_instants(asked[EVENT_TIMESTAMP]), moments, side="left")
-    bounds = [0, *cuts.tolist(), len(rows)]
-    for position in range(len(bounds) - 1):
-        if position > 0:
-            store.write_online(_known(frames, moments[position - 1]))
-            tally.ticks += 1
-        batch = rows[bounds[position] : bounds[position + 1]]
-        if batch:
-            started = time.perf_counter()
-            tally.answers.extend(await client.send(batch))
-            tally.seconds_asking += time.perf_counter() - started
+    cuts = [*np.searchsorted(_instants(asked[EVENT_TIMESTAMP]), moments, side="left").tolist(), len(rows)]
+    await _ask(client, rows[: cuts[0]], tally)
+    for tick, (since, until) in zip(ticks, pairwise(cuts), strict=True):
+        store.write_tick(tick)
+        tally.ticks += 1
+        await _ask(client, rows[since:until], tally)
     tally.requests.append(asked)
+
+
+async def _ask(client: Client, rows: list[dict[str, Any]], tally: _Tally) -> None:
+    if rows:
+        started = time.perf_counter()
+        tally.answers.extend(await client.send(rows))
+        tally.seconds_asking += time.perf_counter() - started
 
 
 def days(interval: Interval) -> Iterator[Interval]:
@@ -233,9 +229,8 @@ def _instants(times: pd.Series) -> Any:
     return times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
 
 
-def _known(frames: Mapping[str, pd.DataFrame], moment: Any) -> dict[str, pd.DataFrame]:
-    fresh = {name: frame[_instants(frame[KNOWN_AT]) == moment] for name, frame in frames.items()}
-    return {name: frame for name, frame in fresh.items() if len(frame)}
+def _naive(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _became_known(labels: pd.DataFrame, day: Interval) -> pd.DataFrame:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from serinus.control.replay import Replayed, World, opened_version
+from serinus.control.replay import Replayed, World
 from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL
 from serinus.core.parity import Parity, compare
 from serinus.core.signature import Signature
-from serinus.engines.archive import MODEL, SIGNATURE
+from serinus.engines.archive import MODEL, SIGNATURE, read_archive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def judge_replay(world: World, replayed: Replayed) -> Judged:
 
     service = world.loaded.training.spec.feature_service
     table = world.store.historical(service, replayed.requests)
-    with opened_version(world) as archive, tempfile.TemporaryDirectory() as scratch:
+    with read_archive(world.archive, world.digest) as archive, tempfile.TemporaryDirectory() as scratch:
         signature = Signature.model_validate_json(archive.read(SIGNATURE))
         archive.extract(Path(scratch))
         expected = predict(Path(scratch) / MODEL, signature, Rows(table))
@@ -124,13 +124,10 @@ def _labels(replayed: Replayed) -> NDArray[np.float64]:
 
 
 def _parity(answers: Sequence[Answer], offline: pa.Table, signature: Signature) -> Parity:
-    served, expected = {}, {}
-    for column in signature.columns:
-        if column.view is None:
-            continue
-        values = offline.column(column.name).to_pandas()
-        expected[column.name] = values.astype(object).to_numpy()
-        served[column.name] = np.array(
-            [None if answer.served is None else answer.served.get(column.name) for answer in answers], dtype=object
-        )
+    import pandas as pd
+
+    names = [column.name for column in signature.columns if column.view is not None]
+    rows = pd.DataFrame([answer.served or {} for answer in answers], columns=names, dtype=object)
+    served = {name: rows[name].to_numpy() for name in names}
+    expected = {name: offline.column(name).to_pandas().astype(object).to_numpy() for name in names}
     return compare(served, expected)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from serinus.control.instance import ready
+from serinus.control.loop import LoopStatus, state_path
 from serinus.control.rollout_laptop import RolloutFolder
 from serinus.control.rollout_view import Glance, glance
 from serinus.control.stack import answers, is_supervised
@@ -17,6 +18,7 @@ from serinus.core.errors import EngineError, SerinusError
 from serinus.core.platform import Platform
 from serinus.core.profile import Profile
 from serinus.core.signature import Signature
+from serinus.core.spec import ContinuousTrainingSpec
 from serinus.engines import envoy_admin, processes
 from serinus.engines.archive import PROFILE, SIGNATURE, read_archive
 from serinus.engines.files import sha256
@@ -54,7 +56,8 @@ class VersionStatus(BaseModel):
 
 class Status(BaseModel):
     """`healthy`: everything runs and every version answers. `degraded`: something does not, as `problems` say.
-    `down`: nothing runs. `version` and `digest` are those of the stable version; `rollout` is what was decided last."""
+    `down`: nothing runs. `version` and `digest` are those of the stable version; `rollout` is what was decided last.
+    `loop` is None where none began."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,10 +72,11 @@ class Status(BaseModel):
     versions: tuple[VersionStatus, ...] = ()
     programs: tuple[ProgramStatus, ...] = ()
     rollout: Glance | None = None
+    loop: LoopStatus | None = None
 
 
-def status(platform: Platform) -> Status:
-    """How the stack of a platform does. Changes nothing.
+def status(platform: Platform, training: ContinuousTrainingSpec | None = None) -> Status:
+    """How the stack of a platform does, and when `training` runs next. Changes nothing.
 
     Raises:
         Conflict: the state file is damaged.
@@ -106,6 +110,7 @@ def status(platform: Platform) -> Status:
         versions=versions,
         programs=programs,
         rollout=rollout,
+        loop=LoopStatus.read(state_path(platform, replaying=state.as_of is not None), training),
     )
 
 

@@ -8,26 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import serinus
-from serinus.core.errors import NotFound
+from serinus.engines.code_imports import imported, sources
 
 ENGINES = ("duckdb", "feast", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "torch-model-archiver")
 """Packages whose version can change what comes out of a step."""
 
 _LAYERS = ("core", "engines", "training")
-_SKIPPED = {"__pycache__", "build", "dist", "node_modules", "site-packages"}
+FEATURES = "features"
+"""The module of a project with its Feast definitions."""
 
 
-def code_digest(project: Path, settings: dict[str, Any], extra: tuple[Path, ...] = ()) -> str:
+def project_digest(project: Path, entry_module: str) -> str:
+    """SHA-256 over the project's own Python that its class and its feature definitions can run.
+
+    Raises:
+        NotFound: there is no such folder.
+    """
+    digest = hashlib.sha256()
+    _add(digest, "project", project, imported(project, (entry_module, FEATURES)))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def code_digest(project: Path, entry_module: str, settings: dict[str, Any], extra: Sequence[Path] = ()) -> str:
     """SHA-256 over the sources that training runs, the project's own, the engines' versions and the settings.
 
     Args:
-        project: the project's folder; all `.py` files below it count, hidden folders and environments excepted.
+        project: the project's folder.
+        entry_module: its module with the project's class; what that and `features` can import of the folder counts.
         settings: the part of the spec that training depends on, as JSON.
         extra: more files or folders, such as those that are packed into the model's archive.
 
@@ -37,32 +50,17 @@ def code_digest(project: Path, settings: dict[str, Any], extra: tuple[Path, ...]
     digest = hashlib.sha256()
     package = Path(serinus.__file__).parent
     for layer in _LAYERS:
-        _add_sources(digest, f"serinus/{layer}", package / layer)
-    _add_sources(digest, "project", project)
+        _add(digest, f"serinus/{layer}", package / layer, sources(package / layer))
+    _add(digest, "project", project, imported(project, (entry_module, FEATURES)))
     for number, path in enumerate(extra):
-        _add_sources(digest, f"extra/{number}", path)
+        _add(digest, f"extra/{number}", path, sources(path))
     versions = {name: metadata.version(name) for name in ENGINES}
     digest.update(json.dumps({"settings": settings, "versions": versions}, sort_keys=True).encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def _add_sources(digest: hashlib._Hash, label: str, path: Path) -> None:
-    for file in _sources(path):
+def _add(digest: hashlib._Hash, label: str, folder: Path, files: Iterable[Path]) -> None:
+    for file in files:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
-        name = file.name if file == path else file.relative_to(path).as_posix()
+        name = file.name if file == folder else file.relative_to(folder).as_posix()
         digest.update(f"{label}/{name} {content}\n".encode())
-
-
-def _sources(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-        return
-    if not path.is_dir():
-        raise NotFound(f"there is no {path} to take a code digest of")
-    for entry in sorted(path.iterdir()):
-        if entry.name.startswith(".") or entry.name in _SKIPPED or (entry / "pyvenv.cfg").exists():
-            continue
-        if entry.is_dir():
-            yield from _sources(entry)
-        elif entry.suffix == ".py":
-            yield entry

@@ -30,7 +30,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.infra.provider import get_provider
-from feast.utils import _convert_arrow_to_proto
 
 from serinus.core.dataset import EVENT_TIMESTAMP
 from serinus.core.errors import EngineError, InvalidData, NotFound
@@ -40,6 +39,7 @@ from serinus.engines import feast_definitions as defined
 from serinus.engines import feast_offline as offline
 from serinus.engines import feast_on_demand as code
 from serinus.engines.feast_join import ROW, Taken, join
+from serinus.engines.feast_online import Row, Tick, empty, newest, ticks, to_rows
 from serinus.engines.feast_services import Service, engine_errors
 from serinus.engines.files import replacing, write_text
 
@@ -202,11 +202,21 @@ class FeatureStore:
         tables = {
             name: offline.to_table(frame, self.schema(name), name) for name, frame in frames.items() if len(frame)
         }
-        before = self._online_until()
-        newest = max((pc.max(table[defined.KNOWN_AT]).as_py() for table in tables.values()), default=before)
-        if newest is not None and (before is None or newest > before):
-            self._mark_online(newest)
+        if tables:
+            self._advance(max(pc.max(table[defined.KNOWN_AT]).as_py() for table in tables.values()))
         return sum(self._write_view(name, self._newest(name, table)) for name, table in tables.items())
+
+    def ticks(self, interval: Interval) -> list[Tick]:
+        """What became known in the interval, moment by moment, for `write_tick`."""
+        with engine_errors("read rows for the online store"):
+            return ticks(
+                {name: (self._source_view(name), self.read_offline(name, interval)) for name in self.sources()}
+            )
+
+    def write_tick(self, tick: Tick) -> int:
+        """Write what became known at one moment to the online store, moments in order; returns the number of rows."""
+        self._advance(tick.until)
+        return sum(self._write_rows(name, rows) for name, rows in tick.rows.items())
 
     def materialize(self, until: datetime) -> int:
         """Fill the online store with the newest offline row of each key known at `until`; returns the number of rows.
@@ -239,46 +249,23 @@ class FeatureStore:
         return views, self._store.config, self._provider.online_store
 
     def _write_view(self, source: str, table: pa.Table) -> int:
-        if table.num_rows:
+        with engine_errors(f"write {source} online"):
+            rows = to_rows(self._source_view(source), table)
+        return self._write_rows(source, rows)
+
+    def _write_rows(self, source: str, rows: Sequence[Row]) -> int:
+        if rows:
             view = self._source_view(source)
-            keys = {key.name: key.dtype.to_value_type() for key in view.entity_columns}
             with engine_errors(f"write {view.name} online"):
-                # A single chunk: Feast takes the first one only.
-                rows = _convert_arrow_to_proto(table.combine_chunks(), view, keys)
                 self._provider.online_write_batch(self._store.config, view, rows, progress=None)
-        return int(table.num_rows)
+        return len(rows)
 
     def _newest(self, source: str, table: pa.Table) -> pa.Table:
-        keys = list(self.view(source).join_keys)
-        rows = table.select([*keys, defined.KNOWN_AT]).append_column(ROW, pa.array(range(table.num_rows), pa.int64()))
-        rows = rows.sort_by([(defined.KNOWN_AT, "ascending"), (ROW, "ascending")])
-        last = rows.group_by(keys, use_threads=False).aggregate([(ROW, "last")])
-        return table.take(last[f"{ROW}_last"])
+        return newest(table, self.view(source).join_keys)
 
     def _empty_online(self) -> None:
         with engine_errors("empty the online store"):
-            views, entities = (
-                self._store.list_feature_views(allow_cache=True),
-                self._store.list_entities(allow_cache=True),
-            )
-            store, config = self._provider.online_store, self._store.config
-            for view in views:
-                store.update(
-                    config,
-                    tables_to_delete=[view],
-                    tables_to_keep=[],
-                    entities_to_delete=[],
-                    entities_to_keep=entities,
-                    partial=True,
-                )
-            store.update(
-                config,
-                tables_to_delete=[],
-                tables_to_keep=views,
-                entities_to_delete=[],
-                entities_to_keep=entities,
-                partial=True,
-            )
+            empty(self._store, self._provider.online_store)
 
     @property
     def _online_mark(self) -> Path:
@@ -287,9 +274,15 @@ class FeatureStore:
     def _online_until(self) -> datetime | None:
         return datetime.fromisoformat(self._online_mark.read_text()) if self._online_mark.exists() else None
 
+    def _advance(self, until: datetime) -> None:
+        """Let the online store be as far as `until`, if it is not further already."""
+        before = self._online_until()
+        if before is None or until > before:
+            self._mark_online(until)
+
     def _mark_online(self, until: datetime) -> None:
         """Say how far the online store may be. Before rows are written, and whole, but without waiting for the disk:
-        it is written at every tick, and after a crash of the machine the store is filled anew."""
+        after a crash of the machine the store is filled anew."""
         part = self._online_mark.with_suffix(f".online.{os.getpid()}")
         part.write_text(until.isoformat(), encoding="utf-8")
         part.replace(self._online_mark)

@@ -1,7 +1,7 @@
 """Kubeflow Pipelines: compiles a pipeline for a cluster, and runs the same pipeline here, each step its own process.
 
 A run has one folder: a log a step, and what the steps made. Results are cached by what they were computed from, so that
-a run after a failure, or after nothing changed, computes only what is missing.
+a run after a failure, or after nothing changed, computes only what is missing. Old runs are removed when one begins.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from serinus.core.errors import Conflict, EngineError, InvalidInput, SerinusError
 from serinus.core.platform import Platform
 from serinus.engines.files import replacing
+from serinus.engines.kfp_prune import prune
 from serinus.engines.kfp_watch import StepEvent, StepRun, Watcher
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def run_local(
     _require_plain_paths(root, arguments)
     folder = root / run
     with _exclusive(root):
+        prune(root, root / _CACHE)
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:

@@ -16,6 +16,7 @@ from kfp import dsl
 from kfp.local import cache
 
 from serinus.engines.files import sha256, write_text
+from serinus.engines.kfp_prune import DIGESTS
 
 _log = logging.getLogger()  # KFP's own messages go to the root logger too, where the run's log takes them
 
@@ -36,6 +37,7 @@ class VerifiedCache(cache.LocalCache):
         if changed:
             _log.warning("the stored %s changed since it was made: making it again", ", ".join(changed))
             return None
+        Path(self._entry_path(key)).touch()  # kfp_prune keeps what was used lately
         return outputs
 
     def put(self, key: str, outputs: dict[str, Any]) -> None:
@@ -46,7 +48,7 @@ class VerifiedCache(cache.LocalCache):
         super().put(key, outputs)
 
     def _digests(self, key: str) -> Path:
-        return Path(self.cache_root) / f"{key}.digests"
+        return Path(self.cache_root) / f"{key}{DIGESTS}"
 
     @classmethod
     def install(cls, root: Path) -> None:

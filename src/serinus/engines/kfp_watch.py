@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from serinus.engines.kfp_prune import RUN_LOG
 from serinus.engines.kfp_step import MARKER, Message
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,7 +72,7 @@ class Watcher(logging.Filter):
         root.addFilter(self)
         root.setLevel(logging.INFO)
         try:
-            path = self._folder / "run.log"
+            path = self._folder / RUN_LOG
             with path.open("w", encoding="utf-8") as self._run_log, redirect_stdout(_Lines(self._line)):
                 yield
         finally:

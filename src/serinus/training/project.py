@@ -17,10 +17,8 @@ from types import ModuleType
 from serinus.core.errors import InvalidInput, NotFound
 from serinus.core.project import Project
 from serinus.core.spec import ContinuousTraining, ModelDeployment
-from serinus.engines.files import sha256
+from serinus.engines.code import FEATURES, project_digest
 from serinus.engines.specfile import read_service
-
-FEATURES = "features"
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,8 @@ class LoadedProject:
 
     @cached_property
     def code_digest(self) -> str:
-        """SHA-256 over the project's Python files, names and contents."""
-        total = hashlib.sha256()
-        for path in sorted(self.directory.rglob("*.py")):
-            relative = path.relative_to(self.directory)
-            if not any(part.startswith(".") for part in relative.parts):
-                total.update(f"{relative.as_posix()}\n{sha256(path)}\n".encode())
-        return "sha256:" + total.hexdigest()
+        """SHA-256 over the project's own Python that ingestion and training can run."""
+        return project_digest(self.directory, self.training.spec.project.entry_point.partition(":")[0])
 
 
 def load_project(spec_path: Path) -> LoadedProject:
