@@ -49,6 +49,8 @@ AS_OF = "2020-02-15T00:00:00+00:00"
 NAME = "tiny"
 _BATCH = 48
 _CLIENTS = 12
+READY = 600.0
+"""Seconds that a server may take to get ready beside others' tests."""
 
 SLOW = """
 import time
@@ -100,6 +102,7 @@ def handled_by(code: str) -> Change:
     def change(parts: Path) -> None:
         handler = parts / HANDLER
         handler.write_text(code + handler.read_text())
+        harmless(parts)
 
     return change
 
@@ -252,7 +255,12 @@ class Site:
         serving, _ = served(self.file)
         fill(load_project(self.file), FeatureStore.open(serving.platform, NAME), utc(AS_OF))
         champion = self.registry.get(NAME, "champion")
-        up(replace(serving, as_of=utc(AS_OF)), champion, self.registry.fetch, Options(port=self.port))
+        up(
+            replace(serving, as_of=utc(AS_OF)),
+            champion,
+            self.registry.fetch,
+            Options(port=self.port, ready_seconds=READY),
+        )
 
     def down(self) -> None:
         down(self.serving.platform)
@@ -324,9 +332,9 @@ class Looks:
         self.failures_before = site.failures()
         self._ledger = site.rollouts.ledger
         serving, registry = served(site.file)
-        self._controller = controller(serving, registry)
+        self._controller = controller(serving, registry, Options(ready_seconds=READY))
 
-    def until_action(self, action: str, seconds: float = 120) -> Decision:
+    def until_action(self, action: str, seconds: float = 300) -> Decision:
         """The first decision to do so."""
 
         def look() -> Decision | None:
