@@ -1,4 +1,5 @@
 """The main job on real flights, with the commands a user would type: train, serve, replay August, train again, deploy.
+Then the rollout of the version that was trained again, and of one with a bug.
 
     python examples/flights/demo.py [--reports build/reports]
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import demo_rollout
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -129,8 +131,9 @@ def main() -> int:
     finally:
         serinus("down")
     figures = _figures(trained, replayed, time.monotonic() - started, memory.stop())
+    figures |= demo_rollout.show(serinus, PORT, reports)
     (reports / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return _summary(figures, models, replayed["report"])
+    return max(_summary(figures, models, replayed["report"]), _rollouts(figures))
 
 
 def _figures(trained: dict[str, Any], replayed: dict[str, Any], seconds: float, memory: float) -> dict[str, Any]:
@@ -177,6 +180,32 @@ def _summary(figures: dict[str, Any], models: dict[str, Any], page: str) -> int:
         table.add_row(f"version {version['version']}", named, f"as of {version['lineage']['as_of'][:10]}", "")
     out.print(table)
     out.print(f"Report: {page}", soft_wrap=True)
+    return 0 if all(bound.holds for bound in bounds[:3]) else 1
+
+
+def _rollouts(figures: dict[str, Any]) -> int:
+    """The second table: what was promoted and what was taken back, and why."""
+    promoted, back = figures["rollout_promoted"], figures["rollout_rolled_back"]
+    seconds, whole = figures["rollout_seconds"], figures["rollout_ledger_whole"]
+    bounds = (
+        Bound("earned its traffic", f"version {promoted}" if promoted else "none", "a version", promoted is not None),
+        Bound("was taken back", f"version {back}" if back else "none", "the one with the bug", back is not None),
+        Bound("decisions that come out again", f"{figures['rollout_decisions']:,}", "all", whole),
+        Bound("seconds of both rollouts", f"{seconds:.0f}", "under 180", seconds < 180),
+    )
+    out = Console(highlight=False)
+    table = Table(title="A version earns its traffic, and one does not")
+    for title in ("figure", "measured", "promised", ""):
+        table.add_column(title)
+    for bound in bounds:
+        table.add_row(bound.name, bound.measured, bound.promise, "✓" if bound.holds else "✗")
+    for name, position, why in (("promoted", 0, "rollout_promoted_why"), ("taken back", 1, "rollout_rolled_back_why")):
+        asked, answered = (figures[f"rollout_{what}"][position] for what in ("requests", "answered_by_canary"))
+        table.add_row(f"{name}: requests / its own", f"{asked:,} / {answered:,}", "", "")
+        table.add_row(f"{name}: why", figures[why], "", "")
+    out.print(table)
+    for page in figures["rollout_pages"]:
+        out.print(f"Rollout: {page}", soft_wrap=True)
     return 0 if all(bound.holds for bound in bounds[:3]) else 1
 
 

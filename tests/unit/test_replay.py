@@ -60,11 +60,18 @@ def test_days_cut_at_midnight_and_add_up():
 
 
 class World:
-    """A store and an endpoint that only note what comes, in order."""
+    """A store and an endpoint that only note what comes, in order; a rollout that ends at the look of a time."""
 
-    def __init__(self):
+    def __init__(self, ends=None):
         self.known = []
         self.seen = []
+        self.looks = []
+        self.ends = ends
+        self.store = self
+
+    def look(self, now):
+        self.looks.append((pd.Timestamp(now), len(self.known), len(self.seen)))
+        return self.ends is not None and now >= self.ends
 
     def write_tick(self, tick):
         self.known += [pd.Timestamp(tick.moment)] * len(tick.rows["source"])
@@ -78,15 +85,32 @@ class World:
 minutes = st.lists(st.integers(0, 200), min_size=1, max_size=12)
 
 
-@given(known=minutes, questions=minutes)
-def test_a_question_sees_exactly_what_was_known_at_its_time(known, questions):
-    world = World()
-    ticks = [
+def ticks_at(known):
+    return [
         Tick(at(minute).to_pydatetime(), at(max(known)).to_pydatetime(), {"source": [()] * known.count(minute)})
         for minute in sorted(set(known))
     ]
+
+
+@given(known=minutes, questions=minutes, end=st.integers(0, 210))
+def test_a_rollout_is_looked_at_once_all_before_was_answered_and_ends_the_replay(known, questions, end):
+    world = World(ends=at(end))
     tally = replay._Tally()
-    asyncio.run(replay._replay_day(world, (world, SIGNATURE), ticks, asked(questions), tally))
+    asyncio.run(replay._replay_day(world, (world, SIGNATURE), ticks_at(known), asked(questions), tally))
+    for moment, rows, answers in world.looks:
+        assert rows == sum(at(minute) < moment for minute in known)
+        assert answers == sum(at(minute) < moment for minute in questions)
+    late = sorted(minute for minute in known if minute >= end)
+    assert tally.ended == (at(late[0]) if late else None)
+    asked_by_then = [minute for minute in questions if not late or minute < late[0]]
+    assert len(tally.answers) == len(asked_by_then) == sum(map(len, tally.requests))
+
+
+@given(known=minutes, questions=minutes)
+def test_a_question_sees_exactly_what_was_known_at_its_time(known, questions):
+    world = World()
+    tally = replay._Tally()
+    asyncio.run(replay._replay_day(world, (world, SIGNATURE), ticks_at(known), asked(questions), tally))
     assert len(world.seen) == len(questions) == len(tally.answers)
     for moment, seen in world.seen:
         assert sorted(seen) == sorted(at(minute) for minute in known if at(minute) <= moment)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serinus.core.evidence import Arm, Snapshot
-from serinus.core.rollout import Candidate, Command, RolloutState, Shares, Situation, decide
+from serinus.core.rollout import Candidate, Command, RolloutState, Shares, Situation, decide, shares
 from serinus.core.spec.rollout import Confirmation, Errors, FreezeWindow, Guards, Pace, Rollout, Shadow
 from tests.support_rollout import BINS, MINUTE, START, WELL, Behaviour, World, labelled, replace_arm
 
@@ -250,6 +250,28 @@ def test_another_policy_begins_the_stage_anew_and_gives_no_more_than_before() ->
     assert "policy has changed" in decision.reasons[0]
     assert decision.shares.weight == 10
     assert world.until("promote").shares.stable == 2
+
+
+def test_a_policy_of_larger_steps_gives_nothing_until_its_first_step_is_earned() -> None:
+    world = World(PLAIN)
+    world.until("advance")
+    before = world.shares.weight
+    world.rollout = PLAIN.model_copy(update={"steps": [40.0, 80.0]})
+    decision = world.minute()
+    assert "policy has changed" in decision.reasons[0]
+    assert decision.shares.weight == 0 < before
+    assert world.until("advance").shares.weight == 40
+
+
+def test_a_command_under_a_policy_with_fewer_steps_changes_no_share() -> None:
+    world = World(PLAIN)
+    while world.shares.weight != 50:
+        world.minute()
+    world.rollout = PLAIN.model_copy(update={"steps": [10.0]})
+    asked = Command(id="a", verb="pause", who="ann", why="lunch", at=world.now)
+    decision = decide(world.rollout, world.state, Situation(commands=(asked,)), world.now)
+    assert (decision.action, decision.shares.weight) == ("pause", 50)
+    assert shares(world.rollout, world.state).weight == 50
 
 
 def test_a_clock_that_jumps_neither_shortens_nor_ends_a_stage() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,16 +25,21 @@ def replay(
     until: Annotated[str, typer.Option(help="End, ISO 8601.")],
     file: Annotated[Path, typer.Option("--file", "-f", help="The spec, or its folder.")] = Path("serinus.yaml"),
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 64,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Also decide about the spec's rollout, and stop when one has ended.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html and replay.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask the served model everything that was asked in the past, and compare with point-in-time features.
 
     The model must be up with `serinus up --as-of SINCE`. Features become known, requests are made and outcomes arrive
-    in the order of the data's own time. Exit code 1: a request failed, or a served value differed.
+    in the order of the data's own time. Exit code 1: a request failed, or a served value differed; with --rollout 4:
+    another process decides about it.
     """
     import json
     import sys
+    from dataclasses import replace
 
     from serinus.control.replay_page import write_page
     from serinus.control.replay_report import judge_replay
@@ -42,7 +47,14 @@ def replay(
 
     interval = Interval(since=utc(since), until=utc(until))
     world = _world(file)
-    replayed = _drive(world, interval, concurrency)
+    if rollout:
+        from serinus.control.rollout_laptop import RolloutFolder
+
+        with RolloutFolder(world.platform).lease():
+            world = replace(world, **_rollout(file))
+            replayed = _drive(world, interval, concurrency)
+    else:
+        replayed = _drive(world, interval, concurrency)
     judged = judge_replay(world, replayed)
     folder = report or world.platform.state / "replays" / f"{interval.since:%Y%m%dT%H%M}-{interval.until:%Y%m%dT%H%M}"
     page = write_page(folder, replayed, judged)
@@ -82,6 +94,23 @@ def _world(file: Path) -> World:
 
     archive = state.instances[state.stable].archive
     return World(loaded, platform, store, state.address, archive, state.digest, run_pipeline)
+
+
+def _rollout(file: Path) -> dict[str, Any]:
+    """What a replay that also decides about the rollout needs."""
+    from serinus.cli.place import served
+    from serinus.control.replay_rollout import ReplayedRollout
+    from serinus.control.rollout_build import controller
+
+    serving, registry = served(file)
+    found = controller(serving, registry)
+    found.policy()  # a spec without a rollout is told now
+
+    def archive(number: int) -> tuple[Path, str]:
+        version = registry.get(serving.deployment.model.name, number)
+        return registry.fetch(version, serving.platform.state / "replays" / "archives"), version.digest
+
+    return {"look": ReplayedRollout(found), "others": archive}
 
 
 def _drive(world: World, interval: Interval, concurrency: int) -> Replayed:

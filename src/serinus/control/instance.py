@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,7 @@ _LOG_LINES = 20
 _WARM_UP_ROUNDS = 50
 _UNCOUNTED = {PROTOCOL_HEADER: f"{rpc.PREFIX}ServerLive", "content-type": rpc.CONTENT_TYPE}
 _EMPTY_MESSAGE = bytes(5)
+_REPLAY_AGE = timedelta(seconds=1)
 _SERINUS = (sys.executable, "-P", "-m", "serinus")
 
 
@@ -137,11 +138,15 @@ def sidecar_config(serving: Serving, version: ModelVersion, door: Door) -> Servi
 
 
 def serving_config(serving: Serving, version: ModelVersion) -> ServingConfig:
-    """What the handler is told."""
+    """What the handler is told. In a replay a minute may be days of the data's: rows go to the log sooner then."""
+    deployment = serving.deployment
+    if serving.as_of is not None:
+        sooner = deployment.log.model_copy(update={"segment_age": min(_REPLAY_AGE, deployment.log.segment_age)})
+        deployment = deployment.model_copy(update={"log": sooner})
     return ServingConfig(
         version=version.version,
         digest=version.digest,
-        deployment=serving.deployment,
+        deployment=deployment,
         platform=serving.platform,
         feature_project=serving.feature_project,
         clock=serving.clock,

@@ -88,9 +88,9 @@ def _scored(scorer: PairScorer, store: PredictionStore, past: Past) -> Iterator[
     """Labels and both versions' probabilities, newest days first, until there are enough."""
     rows = segments = 0
     outcomes = OUTCOMES.empty_table()
-    for day in _days(past):
+    for day in [past.served] if store.replayed else _days(past):
         outcomes = pa.concat_tables([outcomes, *_reported(store, past, day)])
-        some = day.since < past.served.until
+        some = day.since < past.served.until  # before it, there are outcomes only
         for file in segment_files(store, "predictions", past.model, day) if some else []:
             if rows >= ROWS or segments >= _SEGMENTS:
                 return

@@ -62,6 +62,8 @@ class World:
     """What a replay moves: the project's past, the feature store that learns it, the endpoint that is asked.
 
     `archive` is the file that the endpoint's version was loaded from, and `digest` the one it was registered under.
+    With `look`, the rollout of another version is looked at as time goes on, and the replay ends when it says that one
+    has ended; `others` then brings the archive of a version that answered, and its digest.
     """
 
     loaded: LoadedProject
@@ -71,6 +73,8 @@ class World:
     archive: Path
     digest: str
     run_pipeline: RunPipeline
+    look: Callable[[datetime], bool] | None = None
+    others: Callable[[int], tuple[Path, str]] | None = None
 
 
 @dataclass
@@ -82,13 +86,14 @@ class _Tally:
     ticks: int = 0
     runs: int = 0
     reported: int = 0
+    ended: datetime | None = None
 
     def replayed(self, interval: Interval, log: Completeness | None) -> Replayed:
         """Everything together."""
         import pandas as pd
 
         return Replayed(
-            interval=interval,
+            interval=Interval(since=interval.since, until=self.ended or interval.until),
             requests=pd.concat(self.requests, ignore_index=True),
             answers=self.answers,
             outcomes=pd.concat(self.outcomes, ignore_index=True),
@@ -139,18 +144,21 @@ async def _replay(world: World, interval: Interval, how: tuple[int, Callable[[In
         for day in days(interval):
             ingest(world.loaded, world.store, day.until)
             asked = world.loaded.project.requests(day.since, day.until)
-            await _replay_day(world.store, (client, signature), world.store.ticks(day), asked, tally)
-            known = _became_known(outcomes, day)
+            await _replay_day(world, (client, signature), world.store.ticks(day), asked, tally)
+            until = tally.ended or day.until
+            known = _became_known(outcomes, day.since, until)
             tally.outcomes.append(known)
             if world.loaded.deployment.spec.log.enabled:
                 tally.reported += await client.report(outcome_rows(known))
+            if tally.ended is not None:
+                return
             progress(Interval(since=interval.since, until=day.until))
             if fire(world.loaded, state_path(world.platform, replaying=True), world.run_pipeline, day.until):
                 tally.runs += 1
 
 
 async def _replay_day(
-    store: FeatureStore,
+    world: World,
     asking: tuple[Client, Signature],
     ticks: Sequence[Tick],
     asked: pd.DataFrame,
@@ -166,7 +174,11 @@ async def _replay_day(
     cuts = [*np.searchsorted(_instants(asked[EVENT_TIMESTAMP]), moments, side="left").tolist(), len(rows)]
     await _ask(client, rows[: cuts[0]], tally)
     for tick, (since, until) in zip(ticks, pairwise(cuts), strict=True):
-        store.write_tick(tick)
+        if world.look is not None and world.look(tick.moment):
+            tally.ended = tick.moment
+            asked = asked[:since]
+            break
+        world.store.write_tick(tick)
         tally.ticks += 1
         await _ask(client, rows[since:until], tally)
     tally.requests.append(asked)
@@ -233,6 +245,6 @@ def _naive(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
-def _became_known(labels: pd.DataFrame, day: Interval) -> pd.DataFrame:
+def _became_known(labels: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:
     known = labels[LABEL_TIMESTAMP]
-    return labels[(known >= day.since) & (known < day.until)]
+    return labels[(known >= since) & (known < until)]

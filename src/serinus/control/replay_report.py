@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ class ReplaySummary(BaseModel):
     log_rows: int | None
     log_gap: int | None
     first_error: str | None
+    rows_by_version: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,15 @@ class Judged:
 
 
 def judge_replay(world: World, replayed: Replayed) -> Judged:
-    """Compare what was served with the same rows joined point in time and scored offline by the same version."""
-    from serinus.training.evaluate import predict
-    from serinus.training.rows import Rows
+    """Compare what was served with the same rows joined point in time and scored offline by the same version.
 
+    Where several versions answered, each row is compared with the version that answered it.
+    """
     service = world.loaded.training.spec.feature_service
     table = world.store.historical(service, replayed.requests)
-    with read_archive(world.archive, world.digest) as archive, tempfile.TemporaryDirectory() as scratch:
-        signature = Signature.model_validate_json(archive.read(SIGNATURE))
-        archive.extract(Path(scratch))
-        expected = predict(Path(scratch) / MODEL, signature, Rows(table))
     answered = np.array([answer.error is None for answer in replayed.answers])
-    parity = _parity([answer for answer in replayed.answers if answer.error is None], table.filter(answered), signature)
+    expected, views = _expected(world, replayed.answers, table)
+    parity = _parity([answer for answer in replayed.answers if answer.error is None], table.filter(answered), views)
     label = _labels(replayed)
     judged = answered & ~np.isnan(label)
     online = np.array([np.nan if answer.probability is None else answer.probability for answer in replayed.answers])
@@ -85,6 +84,31 @@ def judge_replay(world: World, replayed: Replayed) -> Judged:
     summary = _summary(replayed, parity, truth, (online[judged], expected[judged]))
     day = replayed.requests[EVENT_TIMESTAMP].dt.floor("D").dt.tz_localize(None).to_numpy()[judged]
     return Judged(summary, parity, truth, online[judged], expected[judged], day)
+
+
+def _expected(
+    world: World, answers: Sequence[Answer], table: pa.Table
+) -> tuple[NDArray[np.float64], dict[str, frozenset[str]]]:
+    """What the version that answered each row gives offline, NaN where none did; and each version's columns of views.
+
+    Raises:
+        IntegrityError: an archive is not the one that was registered.
+    """
+    from serinus.training.evaluate import predict
+    from serinus.training.rows import Rows
+
+    by = np.array([answer.version or "" for answer in answers])
+    expected = np.full(len(answers), np.nan)
+    views: dict[str, frozenset[str]] = {}
+    for version in sorted({*by.tolist()} - {""}):
+        file, digest = (world.archive, world.digest) if world.others is None else world.others(int(version))
+        with read_archive(file, digest) as archive, tempfile.TemporaryDirectory() as scratch:
+            signature = Signature.model_validate_json(archive.read(SIGNATURE))
+            archive.extract(Path(scratch))
+            own = by == version
+            expected[own] = predict(Path(scratch) / MODEL, signature, Rows(table.filter(own)))
+        views[version] = frozenset(column.name for column in signature.columns if column.view is not None)
+    return expected, views
 
 
 def _summary(
@@ -114,6 +138,7 @@ def _summary(
         log_rows=replayed.log.kept if replayed.log else None,
         log_gap=len(replayed.answers) - len(failures) - replayed.log.kept if replayed.log else None,
         first_error=failures[0] if failures else None,
+        rows_by_version=dict(sorted(Counter(each.version for each in replayed.answers if each.version).items())),
     )
 
 
@@ -123,11 +148,17 @@ def _labels(replayed: Replayed) -> NDArray[np.float64]:
     return labels
 
 
-def _parity(answers: Sequence[Answer], offline: pa.Table, signature: Signature) -> Parity:
-    import pandas as pd
-
-    names = [column.name for column in signature.columns if column.view is not None]
-    rows = pd.DataFrame([answer.served or {} for answer in answers], columns=names, dtype=object)
-    served = {name: rows[name].to_numpy() for name in names}
-    expected = {name: offline.column(name).to_pandas().astype(object).to_numpy() for name in names}
+def _parity(answers: Sequence[Answer], offline: pa.Table, views: Mapping[str, frozenset[str]]) -> Parity:
+    """Served values against offline ones; a row has no value of a column that its version does not read."""
+    served, expected = {}, {}
+    for name in offline.column_names:
+        readers = {version for version, columns in views.items() if name in columns}
+        if not readers:
+            continue
+        reads = [answer.version in readers for answer in answers]
+        values = offline.column(name).to_pandas().astype(object).to_numpy()
+        expected[name] = np.asarray(np.where(reads, values, None), dtype=object)
+        served[name] = np.array(
+            [None if answer.served is None else answer.served.get(name) for answer in answers], dtype=object
+        )
     return compare(served, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from serinus.control.deploy import running
@@ -25,6 +25,9 @@ from serinus.engines.mlflow import Registry
 from serinus.engines.prediction_store import PredictionStore
 from serinus.engines.specfile import read_service
 
+# A replay goes through a day within seconds, which is how long a row is on its way to the log.
+_REPLAY_GRACE = timedelta(days=1)
+
 
 @dataclass
 class Parts:
@@ -44,6 +47,10 @@ class Parts:
     def address(self) -> str:
         """Where the stack answers now."""
         return running(RunFolder(self.serving.platform)).address
+
+    @property
+    def _replaying(self) -> bool:
+        return running(RunFolder(self.serving.platform)).as_of is not None
 
     def policy(self) -> Rollout:
         """The spec's rollout.
@@ -75,6 +82,7 @@ class Parts:
             label_delay=windows.label_delay,
             holdout=windows.holdout,
             whole_cohorts=not rollout.guards.quality.early_outcomes,
+            grace=_REPLAY_GRACE if self._replaying else QualitySettings.grace,
         )
         name = service.deployment.spec.model.name
         canary, stable = (self.registry.get(name, number) for number in (state.canary.version, state.stable))
@@ -83,7 +91,7 @@ class Parts:
     def _quality(self, settings: QualitySettings) -> QualitySource:
         if self._source is None or self._source.settings != settings:
             platform = self.serving.platform
-            store = PredictionStore(settings.log.place(platform.state))
+            store = PredictionStore(settings.log.place(platform.state), replayed=self._replaying)
             folder = platform.state / "rollout" / "quality"
             self._source = QualitySource(
                 store, folder, self.registry.fetch, lambda: read_counts(self.address), settings

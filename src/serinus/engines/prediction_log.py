@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from serinus.core.dataset import ID, LABEL, LABEL_TIMESTAMP
+from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL, LABEL_TIMESTAMP
 from serinus.core.errors import EngineError, InvalidData
 from serinus.core.prediction import Outcome
 from serinus.core.prediction_log import DATE, MODEL, PREDICTION_ID, RECEIVED_AT, SERVED_AT, VERSION, Stream
@@ -34,6 +34,10 @@ OUTCOMES = pa.schema(
     ]
 )
 """The columns of outcomes; one of the two ids is null."""
+
+
+# What takes the place of the machine's time where a log was written by a replay.
+_REPLAYED = {SERVED_AT: EVENT_TIMESTAMP, RECEIVED_AT: LABEL_TIMESTAMP}
 
 
 def outcome_columns(outcomes: Sequence[Outcome], received: datetime) -> pa.RecordBatch:
@@ -164,7 +168,8 @@ def named(table: pa.Table, others: pa.Table) -> NDArray[np.bool_]:
 
 
 def segment_files(store: PredictionStore, stream: Stream, model: str, interval: Interval) -> list[str]:
-    """Paths of a stream's files of all UTC days that an interval touches, one for each segment, sorted.
+    """Paths of a stream's files of all UTC days that an interval touches, one for each segment, sorted; those of all
+    days, where the store holds what a replay wrote.
 
     A segment's name holds a digest of its rows, so a name that was read once need not be read again, and a copy that
     somebody restored to another folder is the same segment.
@@ -172,7 +177,8 @@ def segment_files(store: PredictionStore, stream: Stream, model: str, interval: 
     Raises:
         EngineError: the store cannot be read.
     """
-    found = {file.rpartition("/")[2]: file for file in _files(store, stream, model, _days(interval))}
+    days = None if store.replayed else _days(interval)
+    found = {file.rpartition("/")[2]: file for file in _files(store, stream, model, days)}
     return sorted(found.values())
 
 
@@ -184,21 +190,28 @@ def read_segment(store: PredictionStore, file: str, wanted: Collection[str]) -> 
     """
     try:
         with store.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as opened:
-            there = [name for name in opened.schema_arrow.names if name in wanted]
-            return _partitioned(opened.read(columns=there), file)
+            names = opened.schema_arrow.names
+            instead = {name: other for name, other in _REPLAYED.items() if store.replayed and name in names}
+            read = {*wanted, *(instead[name] for name in wanted if name in instead)}
+            table = opened.read(columns=[name for name in names if name in read])
+            for name, other in instead.items():
+                if name in wanted:
+                    table = table.set_column(table.column_names.index(name), name, table[other])
+            return _partitioned(table.select([name for name in names if name in wanted]), file)
     except (OSError, pa.ArrowException) as error:
         raise EngineError(f"cannot read {file} of the prediction log: {error}") from error
 
 
 def segment_extent(store: PredictionStore, file: str) -> tuple[int, datetime | None]:
-    """How many rows of predictions a segment has, and when the last one was served, read from its end alone.
+    """How many rows of predictions a segment has, and when the last one was served (in a replay, asked for), read from
+    its end alone.
 
     Raises:
         EngineError: it cannot be read.
     """
     try:
         with store.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as opened:
-            place = opened.schema_arrow.names.index(SERVED_AT)
+            place = opened.schema_arrow.names.index(_REPLAYED[SERVED_AT] if store.replayed else SERVED_AT)
             groups = [opened.metadata.row_group(at) for at in range(opened.num_row_groups)]
             known = [group.column(place).statistics for group in groups]
             last = [each.max for each in known if each is not None and each.has_min_max]

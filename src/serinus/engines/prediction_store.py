@@ -24,14 +24,21 @@ class PredictionStore:
     Every file system has errors of its own, so each call here takes whatever comes for the engine's failure.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, replayed: bool = False) -> None:
         """
+        Args:
+            url: a path, or a URL that fsspec knows.
+            replayed: whether readers take the data's time for the machine's, as a log that a replay wrote within
+                minutes tells of weeks: a row counts as served when it was asked for, an outcome as received when it
+                became known, and files may be of any day.
+
         Raises:
             InvalidInput: nothing that is installed knows the URL's scheme.
         """
         import fsspec  # type: ignore[import-untyped]
 
         self.url = _shown(url)
+        self.replayed = replayed
         try:
             self._fs, root = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as error:

@@ -76,7 +76,7 @@ def _resume(state: RolloutState, said: str) -> Changed:
         return Changed("hold", (f"resume by {said}", "the rollout is not paused"), state)
     # The stage's time begins anew, or one that was paused for taking too long would be so at once again. What was
     # paused for a fault of routing is judged by new traffic.
-    stage = Stage(state.phase, state.step, 0.0)
+    stage = Stage(state.phase, state.step, state.weight or 0.0)
     begun = enter(state, stage) if _faulty(state) else state.model_copy(update={"watched": timedelta(0)})
     return Changed("resume", (said,), begun.model_copy(update={"paused": None}))
 

@@ -22,14 +22,14 @@ class Stage(NamedTuple):
 
 
 def shares(rollout: Rollout, state: RolloutState) -> Shares:
-    """What each version is to get."""
+    """What each version is to get. A step's weight stays the one it was entered with, should the policy change."""
     if state.canary is None:
         return Shares(stable=state.stable)
     weight = shadow = 0.0
     if state.phase == "shadow" and rollout.shadow is not None:
         shadow = rollout.shadow.percent
     elif state.phase == "step":
-        weight = rollout.steps[state.step]
+        weight = rollout.steps[state.step] if state.weight is None else state.weight
     elif state.phase == "provisional":
         weight = ALL
     return Shares(stable=state.stable, canary=state.canary.version, weight=weight, shadow=shadow)
@@ -56,6 +56,7 @@ def enter(state: RolloutState, stage: Stage) -> RolloutState:
         update={
             "phase": stage.phase,
             "step": stage.step,
+            "weight": stage.weight,
             "watched": timedelta(0),
             "unready": timedelta(0),
             "tests": None,
@@ -83,12 +84,13 @@ def end(state: RolloutState, ended: Ended) -> RolloutState:
 
 def fitting(rollout: Rollout, state: RolloutState) -> Stage:
     """The stage of another policy that fits where a canary stands: one that gives it no more than it has."""
-    if state.phase == "shadow" and rollout.shadow is None:
-        return Stage("starting", 0, 0.0)
-    if state.phase != "step":
-        return Stage(state.phase, 0, 0.0)
-    step = min(state.step, len(rollout.steps) - 1)
-    return Stage("step", step, rollout.steps[step])
+    if state.phase == "provisional":
+        return Stage("provisional", 0, ALL)
+    if state.phase == "step":
+        has = ALL if state.weight is None else state.weight
+        step = max((at for at, weight in enumerate(rollout.steps) if weight <= has), default=None)
+        return Stage("starting", 0, 0.0) if step is None else Stage("step", step, rollout.steps[step])
+    return Stage("starting" if rollout.shadow is None else state.phase, 0, 0.0)
 
 
 def frozen(windows: list[FreezeWindow], now: datetime) -> FreezeWindow | None:

@@ -76,10 +76,11 @@ class Shares(Value):
 class RolloutState(Value):
     """All that is remembered from one decision to the next.
 
-    `stable` is the version that is trusted; a provisional canary answers everything, but is not yet. `watched` is how
-    long the present stage has been watched: time in which nobody looked, or by which a clock jumped, does not count.
-    `tests` are the guards' states in this stage, for the buckets `edges`, under the policy with the digest `policy`.
-    `baseline` are the totals that the next ones are compared with; `requests` the canary's in this stage.
+    `stable` is the version that is trusted; a provisional canary answers everything, but is not yet. `weight` is what
+    the canary was given when the present step began. `watched` is how long the present stage has been watched: time in
+    which nobody looked, or by which a clock jumped, does not count. `tests` are the guards' states in this stage, for
+    the buckets `edges`, under the policy with the digest `policy`. `baseline` are the totals that the next ones are
+    compared with; `requests` the canary's in this stage.
     """
 
     stable: int
@@ -87,6 +88,7 @@ class RolloutState(Value):
     canary: Candidate | None = None
     requested: Candidate | None = None
     step: int = 0
+    weight: float | None = None
     started: datetime | None = None
     at: datetime | None = None
     watched: timedelta = timedelta(0)
