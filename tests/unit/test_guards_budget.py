@@ -73,7 +73,5 @@ def test_nothing_is_estimated_where_predictions_change_outcomes() -> None:
 
 
 def test_a_rollout_without_guards_has_nothing_to_divide() -> None:
-    rollout = Rollout.model_validate(
-        {"confirmation": None, "guards": {field: {"enabled": False} for field in FIELDS}}
-    )
+    rollout = Rollout.model_validate({"confirmation": None, "guards": {field: {"enabled": False} for field in FIELDS}})
     assert shares(rollout) == {}
