@@ -96,7 +96,9 @@ class Shelf:
 
 def serving(state: Path) -> Serving:
     """How the tiny model is served below a state folder."""
-    predictor = Predictor(workers=1, batching=Batching(max_size=8, max_delay=timedelta(milliseconds=2)))
+    # A worker's successor may take longer than the usual ten seconds where other tests use the cores too.
+    batching = Batching(max_size=8, max_delay=timedelta(milliseconds=2))
+    predictor = Predictor(workers=1, batching=batching, timeout=timedelta(seconds=60))
     deployment = ModelDeploymentSpec(model=ModelRef(name="tiny"), predictor=predictor)
     return Serving(platform=Platform.local(state), deployment=deployment, feature_project="tiny")
 

@@ -219,7 +219,8 @@ def test_a_dead_worker_costs_what_it_held_and_down_under_load_costs_nothing(tmp_
             os.kill(worker, signal.SIGKILL)
             load.wait_for(1500)
         assert load.broken == {}
-        assert {code for code, _ in load.found} <= {200, 507}
+        # TorchServe tells it in either way.
+        assert {code for code, _ in load.found} <= {200, 500, 507}
         assert sum(load.failed.values()) <= 8, "what eight clients had under way; the others waited for its successor"
         assert here.ask()["pid"] != worker
 
