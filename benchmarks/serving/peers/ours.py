@@ -11,6 +11,7 @@ from benchmarks.serving.ground import Prepared
 from benchmarks.serving.measure import Roots
 from benchmarks.serving.peers.base import Running, await_answer
 from serinus.control import stack
+from serinus.control.instance import Serving
 from serinus.control.state import RunFolder, StackState
 from serinus.engines import processes
 from serinus.engines.ports import LOOPBACK, free_ports
@@ -31,12 +32,15 @@ def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Doors]:
     if not cached:
         features = spec.features.model_copy(update={"cache_age": timedelta(0)})
         spec = spec.model_copy(update={"features": features})
-    serving = prepared.serving(spec)
+    # Stacks of one platform know of each other by its folder: each gets its own, the store is the same.
+    home = prepared.platform.state / ("cached" if cached else "uncached")
+    platform = prepared.platform.model_copy(update={"state": home})
+    serving = Serving(platform=platform, deployment=spec, feature_project=prepared.project)
     (port,) = free_ports(1)
     options = stack.Options(port=port, progress=lambda _: None)
     stack.up(serving, prepared.version, prepared.registry.fetch, options)
     try:
-        folder = RunFolder(prepared.platform)
+        folder = RunFolder(platform)
         state = folder.read()
         assert state is not None
         log = folder.supervisor(state).log("envoy")
@@ -47,7 +51,7 @@ def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Doors]:
         await_answer(direct, body, log)
         yield Doors(Running(url, lambda: _roots(state)), Running(direct, lambda: _roots(state)))
     finally:
-        stack.down(prepared.platform)
+        stack.down(platform)
 
 
 def _roots(state: StackState) -> Roots:

@@ -11,8 +11,7 @@ import httpx
 import kserve
 from kserve.predictor_config import PredictorConfig
 
-from benchmarks.serving.ground import Ground
-from benchmarks.serving.peers.limit import positional
+from benchmarks.serving.given import Ground, positional
 from serinus.core.signature import Signature
 
 
@@ -46,6 +45,6 @@ if __name__ == "__main__":
     ground = Ground.read(sys.argv[1])
     config = PredictorConfig(predictor_host=f"127.0.0.1:{ground.predictor_port}", predictor_protocol="v1")
     server = kserve.ModelServer(
-        http_port=ground.port, workers=1, enable_grpc=False, enable_latency_logging=False, predictor_config=config
+        http_port=int(sys.argv[2]), workers=1, enable_grpc=False, enable_latency_logging=False, predictor_config=config
     )
     server.start([FeastTransformer("flights", ground)])
