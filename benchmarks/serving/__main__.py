@@ -41,13 +41,11 @@ TURNS = (
     Load("litserve zipf", "litserve", "zipf", FEW),
     Load("ours zipf cached", "ours cached", "zipf"),
     Load("ours zipf cached bare envoy", "bare envoy", "zipf"),
-    Load("ours zipf cached direct", "ours cached direct", "zipf"),
     Load("limit zipf", "limit", "limit-zipf"),
-    Load("ours uniform uncached direct", "ours uncached direct", "uniform"),
+    Load("ours uniform uncached", "ours uncached", "uniform"),
     Load("limit uniform", "limit", "limit-uniform"),
 )
 ONCE = (
-    Load("ours uniform uncached", "ours uncached", "uniform"),
     Load("ours zipf uncached", "ours uncached", "zipf"),
     Load("ours uniform cached", "ours cached", "uniform"),
 )

@@ -75,15 +75,15 @@ def started(prepared: Prepared, bodies: Bodies, wanted: set[str]) -> Iterator[Fl
 
 
 def _start_ours(yard: _Yard) -> None:
-    """With and without the cache, through Envoy and past it; and behind an Envoy that does nothing else."""
+    """With and without the cache; and behind an Envoy that does nothing else."""
     first = yard.bodies.first("zipf")
     for cached in (True, False):
         word = "cached" if cached else "uncached"
-        doors = yard.stack.enter_context(ours.running(yard.prepared, cached, first))
-        yard.fleet.servers |= {f"ours {word}": doors.envoy, f"ours {word} direct": doors.direct}
+        door = yard.stack.enter_context(ours.running(yard.prepared, cached, first))
+        yard.fleet.servers[f"ours {word}"] = door
         sys.stderr.write(f"ours {word} is up\n")
         if cached:
-            yard.enter("bare envoy", bare_envoy.running(doors.direct, first, yard.bodies.folder))
+            yard.enter("bare envoy", bare_envoy.running(door, first, yard.bodies.folder))
 
 
 @contextlib.contextmanager

@@ -49,12 +49,11 @@ def figures(cells: Cells, store: str, missing: Mapping[str, str]) -> dict[str, A
     found = {
         "throughput_over_usual_pattern": _over(rate(FULL), rate("usual zipf")),
         "throughput_over_best_in_process": _over(rate(FULL), max(in_process, default=None)),
-        "throughput_over_limit_cached": _over(rate(f"{FULL} direct"), rate("limit zipf")),
-        "throughput_over_limit_uncached": _over(rate("ours uniform uncached direct"), rate("limit uniform")),
+        "throughput_over_limit_cached": _over(rate(FULL), rate("limit zipf")),
+        "throughput_over_limit_uncached": _over(rate("ours uniform uncached"), rate("limit uniform")),
         "p99_over_usual_pattern": _over(p99(f"{FULL} paced"), p99("usual zipf paced")),
         "envoy_cpu_us": None if cpu is None else round(cpu, 1),
         "envoy_cpu_over_bare_envoy": _over(cpu, envoy(f"{FULL} bare envoy")),
-        "throughput_over_limit_cached_through_envoy": _over(rate(FULL), rate("limit zipf")),
     }
     return {
         **{name: value for name, value in found.items() if value is not None},

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from benchmarks.serving.ground import Prepared
 from benchmarks.serving.measure import Roots
@@ -14,19 +15,18 @@ from serinus.control import stack
 from serinus.control.instance import Serving
 from serinus.control.state import RunFolder, StackState
 from serinus.engines import processes
-from serinus.engines.ports import LOOPBACK, free_ports
+from serinus.engines.ports import free_ports
 
 
 @dataclass(frozen=True)
-class Doors:
-    """The same predictor through Envoy, and past it."""
+class Door(Running):
+    """The predictor's front door, and the socket behind it."""
 
-    envoy: Running
-    direct: Running
+    socket: Path
 
 
 @contextlib.contextmanager
-def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Doors]:
+def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Door]:
     """Serve the model, with or without the cache of decoded rows."""
     spec = prepared.deployment
     if not cached:
@@ -46,10 +46,9 @@ def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Doors]:
         log = folder.supervisor(state).log("envoy")
         url = f"{state.address}/v1/models/{state.model}:predict"
         await_answer(url, body, log)
-        own = next(iter(state.instances.values()))
-        direct = f"http://{LOOPBACK}:{own.inference_port}/v1/models/{state.model}:predict"
-        await_answer(direct, body, log)
-        yield Doors(Running(url, lambda: _roots(state)), Running(direct, lambda: _roots(state)))
+        (instance,) = state.instances.values()
+        assert instance.inference_socket is not None
+        yield Door(url, lambda: _roots(state), instance.inference_socket)
     finally:
         stack.down(platform)
 

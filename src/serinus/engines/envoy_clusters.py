@@ -45,22 +45,31 @@ def _clusters(door: Door) -> list[dict[str, Any]]:
 
 def sidecar(door: Door) -> dict[str, Any]:
     """The cluster of the process that exposes metrics."""
-    return _static(SIDECAR, door.sidecar_port) | _breakers(Limits())
+    return _static(SIDECAR, _on_port(door.sidecar_port)) | _breakers(Limits())
 
 
 def _of_version(door: Door, backend: Backend) -> list[dict[str, Any]]:
     name, limits = cluster_name(door.model, backend.version), _breakers(door.traffic.limits)
     watched = limits | _watch(door.model)
+    management = _on_port(backend.management_port)
+    if backend.socket is None:
+        own = _static(name, _on_port(backend.port), {"port_value": backend.management_port})
+    else:
+        own = _static(name, {"pipe": {"path": str(backend.socket)}}, {"address": management})
     return [
-        _static(name, backend.port, backend.management_port) | watched,
-        _static(name + MANAGEMENT, backend.management_port) | _breakers(Limits()),
+        own | watched,
+        _static(name + MANAGEMENT, management) | _breakers(Limits()),
     ]
 
 
-def _static(name: str, port: int, asked_port: int | None = None) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"address": {"socket_address": {"address": LOOPBACK, "port_value": port}}}
-    if asked_port is not None:
-        endpoint["health_check_config"] = {"port_value": asked_port}
+def _on_port(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": LOOPBACK, "port_value": port}}
+
+
+def _static(name: str, place: dict[str, Any], asked: dict[str, Any] | None = None) -> dict[str, Any]:
+    endpoint: dict[str, Any] = {"address": place}
+    if asked is not None:
+        endpoint["health_check_config"] = asked
     return {
         "name": name,
         "type": "STATIC",
