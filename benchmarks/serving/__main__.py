@@ -15,9 +15,10 @@ from benchmarks.serving import report
 from benchmarks.serving.bodies import Bodies
 from benchmarks.serving.fleet import PEERS, Fleet, started
 from benchmarks.serving.ground import Prepared, prepared
-from benchmarks.serving.load import Loaded, closed, opened
+from benchmarks.serving.load import Loaded, closed, opened, require_wrk
 from benchmarks.serving.measure import Cell, measured
 from benchmarks.serving.peers.base import Running
+from serinus.core.errors import SerinusError
 
 # Connections that keep a server busy. Slow ones get fewer: more would only make their queues longer.
 BUSY, FEW = 128, 32
@@ -148,6 +149,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=PEERS, default=[], help="start only some of the peers")
     parser.add_argument("--report", type=Path, default=Path("build/reports/serving.json"))
     given = parser.parse_args()
+    require_wrk()
     _say("preparing: the model, the store, the requests")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, prepared(Path(folder), given.store) as ground:
         bodies = Bodies(ground)
@@ -159,10 +161,14 @@ def main() -> int:
     figures = report.figures(run.cells, given.store, fleet.missing)
     given.report.parent.mkdir(parents=True, exist_ok=True)
     given.report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    given.report.with_suffix(".md").write_text(report.markdown(run.cells, figures), encoding="utf-8")
     report.show(run.cells, figures)
     _say(f"written to {given.report}")
     return 1 if fleet.missing else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except SerinusError as error:
+        raise SystemExit(f"benchmarks.serving: {error}") from error

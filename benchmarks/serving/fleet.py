@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.serving.bodies import Bodies
-from benchmarks.serving.ground import Prepared
+from benchmarks.serving.ground import Prepared, listens
 from benchmarks.serving.peers import bare_envoy, limit, ours
-from benchmarks.serving.peers.base import Running, await_answer, processes, python
+from benchmarks.serving.peers.base import START_SECONDS, Running, await_answer, processes, python
 from serinus.engines.ports import free_ports
+from serinus.engines.waiting import wait_until
 
 SCRIPTS = {"kserve": "kserve_model", "fastapi": "fastapi_app", "litserve": "litserve_app"}
 PEERS = ("ours", "limit", "usual", *SCRIPTS)
@@ -105,6 +106,8 @@ def _usual(prepared: Prepared, bodies: Bodies, predictor: Running) -> Iterator[R
     feast += ["--no-access-log", "--workers", str(FEAST_WORKERS), "--max-requests", "0"]
     commands = {"feast server": feast, "transformer": python("transformer", ground, port)}
     with processes(commands, log) as roots:
+        if not wait_until(lambda: listens(ground.feast_port), START_SECONDS):
+            raise TimeoutError(f"Feast's feature server does not listen: {log.read_text(errors='replace')[-3000:]}")
         yield _answering(port, bodies, log, {**roots, **predictor.roots()})
 
 

@@ -96,14 +96,14 @@ def _store(folder: Path, store: Store) -> Iterator[tuple[dict[str, object], dict
     command = [str(REDIS_SERVER_PATH), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _listens(port), 20)
+        wait_until(lambda: listens(port), 20)
         yield {"type": "redis", "connection_string": f"{LOOPBACK}:{port}"}, {"redis": process.pid}
     finally:
         process.terminate()
         process.wait(timeout=10)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 

@@ -76,30 +76,59 @@ def _details(rounds: Sequence[Cell]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(cells: Cells, found: dict[str, Any]) -> None:
-    """Print the cells, then the goals."""
-    out = Console(width=150)
-    table = Table(title=f"Serving, store {found['store']}: requests of one row, the best round", title_justify="left")
-    for column in ("peer, keys", "req/s", "p50 ms", "p99 ms", "p99.9 ms", "failed", "CPU us/req", "by process", "MB"):
-        table.add_column(column, justify="left" if column in ("peer, keys", "by process") else "right")
+_COLUMNS = ("peer, keys", "req/s", "p50 ms", "p99 ms", "p99.9 ms", "failed", "CPU us/req", "by process", "MB")
+_WORDS = ("peer, keys", "by process")
+_GOAL_COLUMNS = ("figure", "measured", "goal", "")
+
+
+def _rows(cells: Cells) -> list[tuple[str, ...]]:
+    """The best round of each load; failures are those of all its rounds."""
+    found = []
     for name, rounds in cells.items():
         cell = best(rounds)
         got = cell.loaded
         parts = ", ".join(f"{label} {spent:.0f}" for label, spent in cell.cpu_us.items() if spent >= 1)
-        table.add_row(
-            name, f"{got.rate:,.0f}", f"{got.p50:.1f}", f"{got.p99:.1f}", f"{got.p999:.1f}",
-            f"{sum(each.loaded.failed for each in rounds)}", f"{cell.cpu:.0f}", parts, f"{cell.memory_mb:.0f}",
-        )  # fmt: skip
-    out.print(table)
-    goals = Table(title="Goals", title_justify="left")
-    for column in ("figure", "measured", "goal", ""):
-        goals.add_column(column)
+        failed = sum(each.loaded.failed for each in rounds)
+        found.append((
+            name, f"{got.rate:,.0f}", f"{got.p50:.1f}", f"{got.p99:.1f}", f"{got.p999:.1f}", f"{failed}",
+            f"{cell.cpu:.0f}", parts, f"{cell.memory_mb:.0f}",
+        ))  # fmt: skip
+    return found
+
+
+def _goals(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
     for name, (kind, bound) in GOALS.items():
-        if name in found:
-            holds = found[name] >= bound if kind == "at least" else found[name] <= bound
-            goals.add_row(name, f"{found[name]:g}", f"{kind} {bound:g}", "✓" if holds else "✗")
-        else:
-            goals.add_row(name, "not measured", f"{kind} {bound:g}", "✗")
+        value = found.get(name)
+        holds = value is not None and (value >= bound if kind == "at least" else value <= bound)
+        measured = "not measured" if value is None else f"{value:g}"
+        rows.append((name, measured, f"{kind} {bound:g}", "✓" if holds else "✗"))
+    return rows
+
+
+def show(cells: Cells, found: Mapping[str, Any]) -> None:
+    """Print the cells, then the goals."""
+    out = Console(width=150)
+    table = Table(title=f"Serving, store {found['store']}: requests of one row, the best round", title_justify="left")
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column in _WORDS else "right")
+    for row in _rows(cells):
+        table.add_row(*row)
+    out.print(table)
+    goals = Table(*_GOAL_COLUMNS, title="Goals", title_justify="left")
+    for row in _goals(found):
+        goals.add_row(*row)
     out.print(goals)
     for name, reason in found["missing"].items():
         out.print(f"{name} did not start: {reason.splitlines()[0]}")
+
+
+def markdown(cells: Cells, found: Mapping[str, Any]) -> str:
+    """Both tables as docs/performance.md has them."""
+    parts = [_markdown(_GOAL_COLUMNS, _goals(found)), _markdown(_COLUMNS, _rows(cells))]
+    return "\n".join(parts)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---" if name in (*_WORDS, *_GOAL_COLUMNS) else "--:" for name in columns]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (columns, rule, *rows))

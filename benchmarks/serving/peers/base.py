@@ -21,6 +21,7 @@ from benchmarks.serving.measure import Roots
 
 HERE = Path(__file__).parent
 Body = Callable[[dict[str, Any]], bytes]
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=10)
 
 
-def await_answer(url: str, body: bytes, log: Path, seconds: float = 180) -> None:
+def await_answer(url: str, body: bytes, log: Path, seconds: float = START_SECONDS) -> None:
     """Wait until a peer answers 200.
 
     Raises:

@@ -3,6 +3,7 @@ then the predictor."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from kserve.predictor_config import PredictorConfig
 
 from benchmarks.serving.given import Ground, positional
 from serinus.core.signature import Signature
+
+# Its access log and traces: ours has none either. Here, as its workers import this module and nothing else.
+logging.disable(logging.INFO)
 
 
 class FeastTransformer(kserve.Model):
