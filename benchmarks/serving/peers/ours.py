@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.serving.ground import Prepared
 from benchmarks.serving.measure import Roots
-from benchmarks.serving.peers.base import Running, await_answer
+from benchmarks.serving.peers.base import START_SECONDS, Running, await_answer
 from serinus.control import stack
 from serinus.control.instance import Serving
 from serinus.control.state import RunFolder, StackState
@@ -37,7 +37,7 @@ def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Door]:
     platform = prepared.platform.model_copy(update={"state": home})
     serving = Serving(platform=platform, deployment=spec, feature_project=prepared.project)
     (port,) = free_ports(1)
-    options = stack.Options(port=port, progress=lambda _: None)
+    options = stack.Options(port=port, ready_seconds=START_SECONDS, progress=lambda _: None)
     stack.up(serving, prepared.version, prepared.registry.fetch, options)
     try:
         folder = RunFolder(platform)
