@@ -13,7 +13,7 @@ UPGRADE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench-rollout lint format docs lock clean distclean
+.PHONY: help env demo test bench-serving bench-rollout lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
@@ -27,6 +27,9 @@ $(STAMP): requirements/install.sh requirements/uv.txt requirements/dev.txt pypro
 
 demo: env ## train, serve and replay real flights on this machine; prints a report
 	@$(PY) examples/flights/demo.py $(ARGS)
+
+bench-serving: env ## compare the serving path with its peers, all in one run; needs wrk (docs/performance.md)
+	@$(PY) -m benchmarks.serving $(ARGS)
 
 test: env ## run the tests that need no cluster (ARGS="-k name" for some of them)
 	@mkdir -p build/reports
@@ -61,7 +64,7 @@ clean: ## remove what builds, tests and runs of the examples left behind, but no
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find examples -maxdepth 2 -name .serinus -exec sh -c 'test -e "$$1/run/supervisord.pid" && \
 		echo "$$1 is in use: run serinus down first" || rm -rf "$$1"' _ {} \;
-	@find src tests examples docs components pipelines serving -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find src tests examples docs components pipelines serving benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove .venv too
 	@rm -rf $(VENV)

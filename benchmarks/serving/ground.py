@@ -12,14 +12,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from serinus.control.instance import Serving
+from benchmarks.serving.given import Ground
 from serinus.core.platform import Platform
 from serinus.core.signature import Signature
 from serinus.core.spec import ModelDeploymentSpec
@@ -41,31 +41,6 @@ Keys = Literal["zipf", "uniform"]
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What peers are given, readable from the JSON file that `write` makes: paths, ports, names.
-
-    `repo` holds a Feast `feature_store.yaml`; `model` the exported program, its signature and profile.
-    """
-
-    folder: str
-    repo: str
-    model: str
-    service: str
-    port: int
-    feast_port: int
-    predictor_port: int
-
-    def write(self) -> Path:
-        path = Path(self.folder) / "ground.json"
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        return path
-
-    @classmethod
-    def read(cls, path: str) -> Ground:
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-
-
-@dataclass(frozen=True)
 class Prepared:
     """The ground, and what Serinus itself is started from."""
 
@@ -79,9 +54,6 @@ class Prepared:
     rows: dict[Keys, list[dict[str, Any]]]
     store: dict[str, int]
     """The store's process, if it has one of its own."""
-
-    def serving(self, deployment: ModelDeploymentSpec | None = None) -> Serving:
-        return Serving(platform=self.platform, deployment=deployment or self.deployment, feature_project=self.project)
 
 
 @contextmanager
@@ -103,7 +75,7 @@ def prepared(folder: Path, store: Store) -> Iterator[Prepared]:
         platform = Platform.local(folder / "state").model_copy(update={"online_store": online})
         project = service.training.metadata.name
         frames = _fill(platform, source, project)
-        ports = free_ports(3)
+        ports = free_ports(2)
         ground = Ground(
             str(folder), str(_repo(folder, platform, project)), str(model), signature.feature_service, *ports
         )
@@ -124,14 +96,14 @@ def _store(folder: Path, store: Store) -> Iterator[tuple[dict[str, object], dict
     command = [str(REDIS_SERVER_PATH), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _listens(port), 20)
+        wait_until(lambda: listens(port), 20)
         yield {"type": "redis", "connection_string": f"{LOOPBACK}:{port}"}, {"redis": process.pid}
     finally:
         process.terminate()
         process.wait(timeout=10)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 

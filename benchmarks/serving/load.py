@@ -51,15 +51,24 @@ def closed(url: str, bodies: Path, connections: int, seconds: float) -> Loaded:
     Raises:
         NotFound: wrk is not installed.
     """
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise NotFound("wrk is not installed", hint="apt-get install wrk")
-    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(SCRIPT), url]
+    command = [require_wrk(), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(SCRIPT), url]
     done = subprocess.run([*command, "--", str(bodies)], capture_output=True, text=True, check=True)
     found = _JSON.search(done.stdout)
     if found is None:
         raise RuntimeError(f"wrk printed no figures: {done.stdout}{done.stderr}")
     return Loaded(**json.loads(found[1]))
+
+
+def require_wrk() -> str:
+    """Where wrk is.
+
+    Raises:
+        NotFound: it is not installed.
+    """
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise NotFound("wrk is not installed", hint="apt-get install wrk")
+    return wrk
 
 
 def opened(url: str, bodies: Path, rate: float, seconds: float) -> Loaded:

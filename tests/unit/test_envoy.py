@@ -203,6 +203,17 @@ def test_while_routes_change_the_clusters_of_both_are_there() -> None:
     assert "flights-4-else-3" not in {each["name"] for each in clusters(after)["resources"]}
 
 
+def test_a_version_behind_a_socket_is_asked_for_its_health_on_its_management_port() -> None:
+    socket = Path("/run/x/torchserve-3/front.sock")
+    found = clusters(door(backends=(STABLE.model_copy(update={"port": 0, "socket": socket}),)))["resources"]
+    places = {each["name"]: each["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"] for each in found}
+    management = {"socket_address": {"address": "127.0.0.1", "port_value": 20011}}
+    assert places == {
+        "flights-3": {"address": {"pipe": {"path": str(socket)}}, "health_check_config": {"address": management}},
+        "flights-3-management": {"address": management},
+    }
+
+
 def test_metadata_names_what_a_request_carries_and_not_what_the_store_adds() -> None:
     found = metadata(SIGNATURE)
     assert [(each["name"], each["datatype"]) for each in found["inputs"]] == [

@@ -63,6 +63,14 @@ def test_all_five_servers_listen_on_the_loopback_and_take_no_configuration_from_
     assert found["disable_token_authorization"] == "true"
 
 
+def test_requests_come_by_a_socket_where_there_is_one() -> None:
+    instance = INSTANCE.model_copy(update={"inference_socket": Path("/srv/run/rt/torchserve-3/front.sock")})
+    found = properties(instance, Predictor())
+    assert found["inference_address"] == "unix:/srv/run/rt/torchserve-3/front.sock"
+    assert found["management_address"] == "http://127.0.0.1:20002"
+    assert instance.ports == (20002, 20003, 20004, 20005)
+
+
 @pytest.mark.parametrize(("delay", "expected"), [(timedelta(0), 1), (timedelta(milliseconds=7), 7)])
 def test_a_batch_waits_at_least_a_millisecond(delay: timedelta, expected: int) -> None:
     found = properties(INSTANCE, Predictor(batching=Batching(max_delay=delay)))

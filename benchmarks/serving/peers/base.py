@@ -16,11 +16,12 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.serving.ground import Ground
+from benchmarks.serving.given import Ground
 from benchmarks.serving.measure import Roots
 
 HERE = Path(__file__).parent
 Body = Callable[[dict[str, Any]], bytes]
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=10)
 
 
-def await_answer(url: str, body: bytes, log: Path, seconds: float = 60) -> None:
+def await_answer(url: str, body: bytes, log: Path, seconds: float = START_SECONDS) -> None:
     """Wait until a peer answers 200.
 
     Raises:
@@ -86,12 +87,7 @@ def await_answer(url: str, body: bytes, log: Path, seconds: float = 60) -> None:
     raise TimeoutError(f"{url} does not answer ({last}):\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def python(script: str, ground: Ground, *arguments: str) -> list[str]:
-    """The command of a peer's own script."""
-    return [
-        sys.executable,
-        "-m",
-        f"benchmarks.serving.peers.{script}",
-        str(Path(ground.folder) / "ground.json"),
-        *arguments,
-    ]
+def python(script: str, ground: Ground, port: int) -> list[str]:
+    """The command of a peer's own script: the ground's file and the port to listen on."""
+    module = f"benchmarks.serving.peers.{script}"
+    return [sys.executable, "-m", module, str(Path(ground.folder) / "ground.json"), str(port)]

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from benchmarks.serving.ground import Ground
+from benchmarks.serving.given import Ground
 
 WORKERS = 2
 
@@ -34,5 +34,5 @@ def create() -> FastAPI:
 
 if __name__ == "__main__":
     os.environ["GROUND"] = sys.argv[1]
-    port = Ground.read(sys.argv[1]).port
-    uvicorn.run(f"{__spec__.name}:create", factory=True, host="127.0.0.1", port=port, workers=WORKERS, access_log=False)
+    app = f"{__spec__.name}:create"
+    uvicorn.run(app, factory=True, host="127.0.0.1", port=int(sys.argv[2]), workers=WORKERS, access_log=False)

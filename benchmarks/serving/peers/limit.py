@@ -5,26 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving.given import positional
 from benchmarks.serving.ground import Prepared
 from benchmarks.serving.peers.base import HERE, Running, await_answer, processes
-from serinus.core.signature import Signature
 from serinus.core.spec.deployment import Predictor
 from serinus.engines import archive, torchserve
 from serinus.engines.files import write_text
 from serinus.engines.ports import free_ports
-
-
-def positional(signature: Signature, columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Encoded rows, as the handler takes them; null where a number is missing."""
-    numbers, categories = signature.encode(columns)
-    return [
-        {"numbers": [None if value != value else value for value in row.tolist()], "categories": codes.tolist()}
-        for row, codes in zip(numbers, categories, strict=True)
-    ]
 
 
 def bodies(prepared: Prepared, rows: list[dict[str, Any]]) -> list[bytes]:

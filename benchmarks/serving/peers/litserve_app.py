@@ -5,7 +5,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.serving.ground import Ground
+from benchmarks.serving.given import Ground
 
 WORKERS = 2
 
@@ -34,4 +34,5 @@ if __name__ == "__main__":
     ground = Ground.read(sys.argv[1])
     api = Api(ground, max_batch_size=64, batch_timeout=0.002, api_path="/v1/models/flights:predict")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=WORKERS, timeout=30)
-    server.run(host="127.0.0.1", port=ground.port, log_level="warning", generate_client_file=False, access_log=False)
+    port = int(sys.argv[2])
+    server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False, access_log=False)

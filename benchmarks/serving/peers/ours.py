@@ -6,48 +6,51 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from benchmarks.serving.ground import Prepared
 from benchmarks.serving.measure import Roots
-from benchmarks.serving.peers.base import Running, await_answer
+from benchmarks.serving.peers.base import START_SECONDS, Running, await_answer
 from serinus.control import stack
+from serinus.control.instance import Serving
 from serinus.control.state import RunFolder, StackState
 from serinus.engines import processes
-from serinus.engines.ports import LOOPBACK, free_ports
+from serinus.engines.ports import free_ports
 
 
 @dataclass(frozen=True)
-class Doors:
-    """The same predictor through Envoy, and past it."""
+class Door(Running):
+    """The predictor's front door, and the socket behind it."""
 
-    envoy: Running
-    direct: Running
+    socket: Path
 
 
 @contextlib.contextmanager
-def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Doors]:
+def running(prepared: Prepared, cached: bool, body: bytes) -> Iterator[Door]:
     """Serve the model, with or without the cache of decoded rows."""
     spec = prepared.deployment
     if not cached:
         features = spec.features.model_copy(update={"cache_age": timedelta(0)})
         spec = spec.model_copy(update={"features": features})
-    serving = prepared.serving(spec)
+    # Stacks of one platform know of each other by its folder: each gets its own, the store is the same.
+    home = prepared.platform.state / ("cached" if cached else "uncached")
+    platform = prepared.platform.model_copy(update={"state": home})
+    serving = Serving(platform=platform, deployment=spec, feature_project=prepared.project)
     (port,) = free_ports(1)
-    options = stack.Options(port=port, progress=lambda _: None)
+    options = stack.Options(port=port, ready_seconds=START_SECONDS, progress=lambda _: None)
     stack.up(serving, prepared.version, prepared.registry.fetch, options)
     try:
-        folder = RunFolder(prepared.platform)
+        folder = RunFolder(platform)
         state = folder.read()
         assert state is not None
         log = folder.supervisor(state).log("envoy")
         url = f"{state.address}/v1/models/{state.model}:predict"
         await_answer(url, body, log)
-        own = next(iter(state.instances.values()))
-        direct = f"http://{LOOPBACK}:{own.inference_port}/v1/models/{state.model}:predict"
-        await_answer(direct, body, log)
-        yield Doors(Running(url, lambda: _roots(state)), Running(direct, lambda: _roots(state)))
+        (instance,) = state.instances.values()
+        assert instance.inference_socket is not None
+        yield Door(url, lambda: _roots(state), instance.inference_socket)
     finally:
-        stack.down(prepared.platform)
+        stack.down(platform)
 
 
 def _roots(state: StackState) -> Roots:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.serving.ground import Ground
+from benchmarks.serving.given import Ground
 from serinus.core.signature import Signature
 from serinus.engines import feast_start  # noqa: F401 - imports Feast quickly
 from serinus.engines.exported import load_exported

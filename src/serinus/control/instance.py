@@ -42,6 +42,7 @@ _LOG_LINES = 20
 # The handler has run its model when it loaded it; these take the way that requests take. It counts and logs none of
 # them, as they only ask whether it lives.
 _WARM_UP_ROUNDS = 50
+_SOCKET = "front.sock"
 _UNCOUNTED = {PROTOCOL_HEADER: f"{rpc.PREFIX}ServerLive", "content-type": rpc.CONTENT_TYPE}
 _EMPTY_MESSAGE = bytes(5)
 _REPLAY_AGE = timedelta(seconds=1)
@@ -104,18 +105,19 @@ def prepare(
         manifest = json.loads(opened.read(MANIFEST))
         signature = Signature.model_validate_json(opened.read(SIGNATURE))
     runtime, taken = place
-    ports = free_ports(5, avoid=taken)
+    ports = free_ports(4, avoid=taken)
+    temporary = runtime / program_name(version.version)
     instance = Instance(
         model=version.name,
         archive=archive,
         archive_version=manifest["model"]["modelVersion"],
         folder=home,
-        temporary=runtime / program_name(version.version),
-        inference_port=ports[0],
-        management_port=ports[1],
-        metrics_port=ports[2],
-        grpc_inference_port=ports[3],
-        grpc_management_port=ports[4],
+        temporary=temporary,
+        inference_socket=temporary / _SOCKET,
+        management_port=ports[0],
+        metrics_port=ports[1],
+        grpc_inference_port=ports[2],
+        grpc_management_port=ports[3],
     )
     _write(serving, version, instance)
     return instance, _backend(serving, instance, signature, version.version)
@@ -124,7 +126,7 @@ def prepare(
 def _backend(serving: Serving, instance: Instance, signature: Signature, version: int) -> Backend:
     return Backend(
         version=version,
-        port=instance.inference_port,
+        socket=instance.inference_socket,
         management_port=instance.management_port,
         weight=0,
         metadata=inference.model_metadata(signature),

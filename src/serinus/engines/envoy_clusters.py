@@ -55,27 +55,32 @@ def _clusters(door: Door) -> list[dict[str, Any]]:
 
 def sidecar(door: Door) -> dict[str, Any]:
     """The cluster of the process that exposes metrics."""
-    return _static(SIDECAR, door.sidecar_port) | _breakers(Limits())
+    return _static(SIDECAR, _on_port(door.sidecar_port)) | _breakers(Limits())
 
 
 def _of_version(door: Door, backend: Backend) -> list[dict[str, Any]]:
     name, limits = cluster_name(door.model, backend.version), _breakers(door.traffic.limits)
     watched = limits | _watch(door.model)
+    management = _on_port(backend.management_port)
+    place, asked = _on_port(backend.port), {"port_value": backend.management_port}
+    if backend.socket is not None:
+        place, asked = {"pipe": {"path": str(backend.socket)}}, {"address": management}
     return [
-        _static(name, backend.port, backend.management_port) | watched,
+        _static(name, place, asked) | watched,
         # Of its own, so that what became of copies can be told from what became of requests.
-        _static(name + COPIES, backend.port) | limits,
-        _static(name + MANAGEMENT, backend.management_port) | _breakers(Limits()),
+        _static(name + COPIES, place) | limits,
+        _static(name + MANAGEMENT, management) | _breakers(Limits()),
     ]
 
 
-def _static(name: str, port: int, asked_port: int | None = None) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {
-        "address": {"socket_address": {"address": LOOPBACK, "port_value": port}},
-        "hostname": name,
-    }
-    if asked_port is not None:
-        endpoint["health_check_config"] = {"port_value": asked_port}
+def _on_port(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": LOOPBACK, "port_value": port}}
+
+
+def _static(name: str, place: dict[str, Any], asked: dict[str, Any] | None = None) -> dict[str, Any]:
+    endpoint: dict[str, Any] = {"address": place, "hostname": name}
+    if asked is not None:
+        endpoint["health_check_config"] = asked
     return {
         "name": name,
         "type": "STATIC",

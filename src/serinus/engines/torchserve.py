@@ -37,7 +37,10 @@ _CHATTER = r"(Backend received inference at|result=\[METRICS\]|\[METRICS\]).*"
 
 
 class Instance(BaseModel):
-    """One TorchServe: what it loads and where it listens. `archive_version` is the one in the archive's manifest."""
+    """One TorchServe: what it loads and where it listens. `archive_version` is the one in the archive's manifest.
+
+    With an `inference_socket`, a Unix socket, requests come by that and by no `inference_port`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +49,8 @@ class Instance(BaseModel):
     archive_version: str
     folder: Path
     temporary: Path
-    inference_port: int
+    inference_port: int = 0
+    inference_socket: Path | None = None
     management_port: int
     metrics_port: int
     grpc_inference_port: int
@@ -56,7 +60,7 @@ class Instance(BaseModel):
     def ports(self) -> tuple[int, ...]:
         """All that it listens on."""
         return (
-            self.inference_port,
+            *([] if self.inference_socket else [self.inference_port]),
             self.management_port,
             self.metrics_port,
             self.grpc_inference_port,
@@ -89,7 +93,9 @@ def properties(instance: Instance, predictor: Predictor, body_limit: int = BODY_
         "startupTimeout": _START_SECONDS,
     }
     return {
-        "inference_address": f"http://{LOOPBACK}:{instance.inference_port}",
+        "inference_address": f"unix:{instance.inference_socket}"
+        if instance.inference_socket
+        else f"http://{LOOPBACK}:{instance.inference_port}",
         "management_address": f"http://{LOOPBACK}:{instance.management_port}",
         "metrics_address": f"http://{LOOPBACK}:{instance.metrics_port}",
         "grpc_inference_address": LOOPBACK,
@@ -216,10 +222,11 @@ def ask_often(instance: Instance, headers: Mapping[str, str], body: bytes, times
     """
     import httpx
 
+    socket = instance.inference_socket
     address = f"http://{LOOPBACK}:{instance.inference_port}/predictions/{instance.model}"
     answered = 0
     try:
-        with httpx.Client(timeout=5.0) as client:
+        with httpx.Client(timeout=5.0, transport=httpx.HTTPTransport(uds=str(socket) if socket else None)) as client:
             for _ in range(times):
                 answered += client.post(address, headers=dict(headers), content=body).status_code == 200
     except httpx.TransportError as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -193,8 +194,10 @@ class Cache:
         for key, row in rows.items():
             self._rows.pop(key, None)
             self._rows[key] = (now + self._seconds, row)
-        for key in list(self._rows)[: max(0, len(self._rows) - self._limit)]:
-            del self._rows[key]
+        excess = len(self._rows) - self._limit
+        if excess > 0:
+            for key in list(islice(self._rows, excess)):
+                del self._rows[key]
 
 
 class Lookup:
@@ -267,15 +270,16 @@ class Lookup:
     def _wanted(self, view: ViewLookup, keys: list[Key], found: LookedUp) -> _Wanted:
         index: dict[Key, int] = {}
         inverse = [index.setdefault(key, len(index)) for key in keys]
-        rows = [view.absent if None in key else None for key in index]
         cache = self._caches.get(view.name)
+        now = time.monotonic()
+        rows = [None if cache is None else cache.get(key, now) for key in index]
+        hits = len(rows) - rows.count(None)
+        if hits < len(rows):  # a key of an unknown entity is never read, and so never in the cache
+            rows = [view.absent if row is None and None in key else row for key, row in zip(index, rows, strict=True)]
+        missing = [key for key, row in zip(index, rows, strict=True) if row is None] if None in rows else []
         if cache is not None:
-            now = time.monotonic()
-            rows = [cache.get(key, now) if row is None else row for key, row in zip(index, rows, strict=True)]
-            hits = sum(row is not None for row in rows) - sum(None in key for key in index)
             found.cache_hits += hits
-            found.cache_misses += rows.count(None)
-        missing = [key for key, row in zip(index, rows, strict=True) if row is None]
+            found.cache_misses += len(missing)
         return _Wanted(view, keys, np.array(inverse, dtype=np.intp), rows, missing)
 
     def _take(self, wish: _Wanted, answer: list[Any] | Failed, found: LookedUp) -> NDArray[np.bool_]:
