@@ -103,7 +103,7 @@ def _rollout(file: Path) -> dict[str, Any]:
     from serinus.control.rollout_build import controller
 
     serving, registry = served(file)
-    found = controller(serving, registry)
+    found = controller(serving, registry, replaying=True)
     found.policy()  # a spec without a rollout is told now
 
     def archive(number: int) -> tuple[Path, str]:
