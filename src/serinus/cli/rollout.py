@@ -52,6 +52,7 @@ def status(
     from serinus.cli.rollout_screen import show
     from serinus.control.rollout_laptop import RolloutFolder
     from serinus.control.rollout_view import view
+    from serinus.control.state import RunFolder
     from serinus.core.errors import NotFound
 
     ledger = RolloutFolder(platform_of(file)).ledger
@@ -65,7 +66,9 @@ def status(
     if as_json:
         _json(found.model_dump(mode="json"))
     else:
-        show(found, page, datetime.now(UTC))
+        # A replay looks by the data's clock, and nobody looks when it is over.
+        up = RunFolder(platform_of(file)).read()
+        show(found, page, datetime.now(UTC) if up is None or up.as_of is None else found.looked)
     raise typer.Exit(1 if found.paused else 0)
 
 
