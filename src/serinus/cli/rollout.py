@@ -134,6 +134,7 @@ def run(file: File = _SPEC) -> None:
     from serinus.control.rollout_laptop import RolloutFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # two lines a look, of what the look asked
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
