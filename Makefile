@@ -13,11 +13,11 @@ UPGRADE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format docs lock clean distclean
+.PHONY: help env demo test bench-rollout lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 env: $(STAMP) ## build the environment in .venv: pinned, hashed, again only when the pins change
 
@@ -31,6 +31,9 @@ demo: env ## train, serve and replay real flights on this machine; prints a repo
 test: env ## run the tests that need no cluster (ARGS="-k name" for some of them)
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
+
+bench-rollout: env ## compare how rollouts are decided: our policy, Flagger, Argo Rollouts, Wald's oracle (under 4 minutes)
+	@$(PY) -m benchmarks.rollout $(ARGS)
 
 lint: env ## check style, format, types and the direction of imports
 	@$(VENV)/bin/ruff check .

@@ -7,7 +7,7 @@ import json
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -243,12 +243,24 @@ def listens(address: str) -> bool:
 class Load:
     """Clients that ask without a pause from `with` to its end; `found` counts status and version of what came back.
 
-    A request without a whole answer is counted under status 0, and what happened to it under `broken`.
+    A request without a whole answer is counted under status 0, and what happened to it under `broken`. `slowest` is how
+    many seconds the slowest answer took, `said` the words of failures by status.
     """
 
-    def __init__(self, address: str, clients: int = 4, body: Callable[[], Any] = dict) -> None:
+    def __init__(
+        self,
+        address: str,
+        clients: int = 4,
+        body: Callable[[], Any] = dict,
+        path: str = "/predictions/tiny",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.found: Counter[tuple[int, str]] = Counter()
         self.broken: Counter[str] = Counter()
+        self.slowest = 0.0
+        self.said: dict[int, str] = {}
+        self._path = path
+        self._headers = dict(headers or {})
         self._address = address
         self._body = body
         self._stop = threading.Event()
@@ -282,10 +294,10 @@ class Load:
         eventually(lambda: self.total >= target, seconds, interval=0.01)
 
     def _ask(self) -> None:
-        with httpx.Client(base_url=self._address, timeout=30) as client:
+        with httpx.Client(base_url=self._address, timeout=30, headers=self._headers) as client:
             while not self._stop.is_set():
                 try:
-                    answer = client.post("/predictions/tiny", json=self._body())
+                    answer = client.post(self._path, json=self._body())
                 except httpx.ConnectError:
                     return  # the door is closed: it says so, and takes nothing
                 except httpx.TransportError as error:
@@ -293,4 +305,8 @@ class Load:
                     self.found[0, ""] += 1
                     continue
                 content = answer.json()
-                self.found[answer.status_code, str(content.get("name", content.get("version", "")))] += 1
+                version = content.get("name", content.get("version", content.get("model_version", "")))
+                self.found[answer.status_code, str(version)] += 1
+                if answer.status_code != 200:
+                    self.said[answer.status_code] = answer.text
+                self.slowest = max(self.slowest, answer.elapsed.total_seconds())

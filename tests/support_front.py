@@ -81,13 +81,14 @@ class Front:
 
 
 @contextmanager
-def front(folder: Path, deployment: Mapping[str, Any] | None = None) -> Iterator[Front]:
+def front(folder: Path, deployment: Mapping[str, Any] | None = None, where: Platform | None = None) -> Iterator[Front]:
     """Start TorchServe with two workers, Envoy and the sidecar; the model replays the past of `support_serving`.
 
     Args:
         deployment: more fields of the ModelDeployment's spec.
+        where: a platform whose online store is filled; by default one on SQLite.
     """
-    where = toy.platform(folder / "state")
+    where = where or toy.platform(folder / "state")
     toy.write_model(folder / "model", toy.signature(where))
     parts = {name: folder / "model" / name for name in (archive.MODEL, archive.SIGNATURE, archive.PROFILE)}
     mar = folder / f"{toy.MODEL}.mar"

@@ -28,7 +28,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class Quiet(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Tests print what matters."""
 
@@ -70,7 +70,7 @@ class Exporter(Collector):
         self._values, self._epoch = {}, epoch
 
     def start(self) -> None:
-        self._server = make_server("127.0.0.1", self.port, make_wsgi_app(self._registry), _Server, _Quiet)
+        self._server = make_server("127.0.0.1", self.port, make_wsgi_app(self._registry), _Server, Quiet)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -100,8 +100,10 @@ class Exporter(Collector):
 class Server:
     """A Prometheus whose targets can be changed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._options = options
         self._targets = folder / "targets.json"
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
@@ -121,15 +123,16 @@ class Server:
         )
         command = [
             "prometheus", f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address={self.url.removeprefix('http://')}",
+            f"--web.listen-address=127.0.0.1:{self.port}", *self._options,
         ]  # fmt: skip
         with (self._folder / "prometheus.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         eventually(self._ready, 30)
 
     def _ready(self) -> bool:
+        """Whether it takes requests; with TLS, who asks without gets 400."""
         try:
-            return httpx.get(f"{self.url}/-/ready").status_code == 200
+            return httpx.get(f"{self.url}/-/ready").status_code in (200, 400)
         except httpx.TransportError:
             return False
 
@@ -141,9 +144,9 @@ class Server:
 
 
 @contextmanager
-def scraping(folder: Path, *exporters: Exporter) -> Iterator[Server]:
+def scraping(folder: Path, *exporters: Exporter, options: tuple[str, ...] = ()) -> Iterator[Server]:
     """A Prometheus with its targets, ended with its context."""
-    server = Server(folder)
+    server = Server(folder, *options)
     server.scrape(*exporters)
     server.start()
     try:

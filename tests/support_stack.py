@@ -80,7 +80,7 @@ class Shelf:
             (parts / name).write_text(text)
         digest = write_archive(self._path(number), "tiny", {name: parts / name for name in contents})
         return ModelVersion(
-            name="tiny", version=number, archive="tiny.mar", digest=digest, run=f"run-{number}", lineage=_LINEAGE
+            name="tiny", version=number, archive="tiny.mar", digest=digest, run=f"run-{number}", lineage=LINEAGE
         )
 
     def fetch(self, version: ModelVersion, folder: Path) -> Path:
@@ -96,12 +96,14 @@ class Shelf:
 
 def serving(state: Path) -> Serving:
     """How the tiny model is served below a state folder."""
-    predictor = Predictor(workers=1, batching=Batching(max_size=8, max_delay=timedelta(milliseconds=2)))
+    # A worker's successor may take longer than the usual ten seconds where other tests use the cores too.
+    batching = Batching(max_size=8, max_delay=timedelta(milliseconds=2))
+    predictor = Predictor(workers=1, batching=batching, timeout=timedelta(seconds=60))
     deployment = ModelDeploymentSpec(model=ModelRef(name="tiny"), predictor=predictor)
     return Serving(platform=Platform.local(state), deployment=deployment, feature_project="tiny")
 
 
-_LINEAGE = Lineage(
+LINEAGE = Lineage(
     as_of=datetime(2013, 8, 2, 12, tzinfo=UTC),
     data_digest="sha256:data",
     code_digest="sha256:code",

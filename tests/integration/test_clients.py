@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -226,3 +227,36 @@ def test_cloud_events(served: Front, expected: list[float], path: str) -> None:
             assert found["outputs"][0]["data"] == expected
     refused = httpx.post(served.url + path, headers={"ce-specversion": "1.0", "ce-id": "7"}, content=b"{}")
     assert (refused.status_code, "header ce-source" in refused.text) == (400, True)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
+RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[0-9:.]+[+]00:00")
+
+
+def message(text: str) -> tuple[str, dict[str, str], str]:
+    """First line, headers and body of an example."""
+    head, _, body = text.partition("\n\n")
+    first, *lines = head.split("\n")
+    return first, dict(line.split(": ", 1) for line in lines), body
+
+
+def comparable(value: Any) -> Any:
+    """JSON without what is random or hangs on the machine's arithmetic."""
+    if isinstance(value, dict):
+        return {name: comparable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [comparable(each) for each in value]
+    return RANDOM.sub("random", value) if isinstance(value, str) else round(value, 9) if value else value
+
+
+def test_the_examples_of_the_page_are_answered_as_it_says(served: Front) -> None:
+    found = re.findall(r"```http\n(.*?)\n```\n```http\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
+    assert len(found) >= 12
+    for asked, answered in found:
+        line, headers, body = message(asked)
+        method, path = line.split(" ")
+        answer = httpx.request(method, served.url + path, headers=headers, content=body.encode(), timeout=30)
+        status, expected, content = message(answered)
+        assert status == f"HTTP/1.1 {answer.status_code}", (line, answer.text)
+        assert {name: comparable(answer.headers[name]) for name in expected} == comparable(expected), line
+        assert comparable(answer.json()) == comparable(json.loads(content)), line

@@ -14,12 +14,14 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry
 
 from serinus.core.spec import Traffic
 from serinus.core.spec.traffic import Drain, Limits, Quota, Sticky
 from serinus.engines import envoy_admin
 from serinus.engines.envoy import Door, command
 from serinus.engines.ports import is_free
+from serinus.serve.door_metrics import DoorCollector
 from serinus.serve.drain import Drain as Order
 from serinus.serve.entry import Launch
 from tests.support import eventually
@@ -194,6 +196,17 @@ def test_each_client_has_a_quota_and_is_told_when_to_come_back(tmp_path: Path) -
         assert {found.client.get("/v2/models/tiny").status_code for _ in range(40)} == {200}
         again = int(refused.headers["retry-after"])
         eventually(lambda: found.ask(x_client_id="one").status_code == 200, again + 1)
+        registry = CollectorRegistry()
+        registry.register(DoorCollector(found.door.admin, "tiny"))
+        used = {
+            result: registry.get_sample_value(
+                "serinus_quota_requests_total", {"model": "tiny", "version": "", "result": result}
+            )
+            for result in ("allowed", "refused")
+        }
+        assert used["allowed"] == len(found.upstreams[1].predictions())
+        assert sum(value or 0 for value in used.values()) >= 90
+        assert list(DoorCollector(tmp_path / "nobody", "tiny").collect()) == []
         seen = len(found.upstreams[1].predictions())
         found.weights(50)  # a change of weights gives nobody a fresh quota
         assert Counter(found.ask(x_client_id="two").status_code for _ in range(10))[200] < 10

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from serinus.core.errors import Conflict, EngineError, InvalidData, InvalidInput
 from serinus.core.platform import Platform
 from serinus.engines.kfp import StepFailed, compile_pipeline, run_local
+from serinus.engines.kfp_prune import prune
 from serinus.engines.kfp_watch import StepEvent
 from tests.support import eventually
 from tests.support_pipeline import small
@@ -76,6 +78,15 @@ def test_a_damaged_result_is_made_again(platform, damage):
     second = run_local(small(), arguments, platform, "second")
     assert statuses(second)["write"] == "ran"
     assert Path(second.outputs["words"], "words.txt").read_text() == "hello"
+
+
+def test_old_runs_go_but_not_what_later_ones_reuse(platform, monkeypatch):
+    monkeypatch.setattr("serinus.engines.kfp.prune", partial(prune, kept=2))
+    texts = {"first": "hello", "second": "bye", "third": "hello", "fourth": "so long", "fifth": "hello"}
+    runs = {name: run_local(small(), {"text": text, "mode": "well"}, platform, name) for name, text in texts.items()}
+    assert statuses(runs["fifth"]) == {"write": "cached", "count": "cached", "act": "ran"}
+    there = {path.name for path in Path(platform.pipeline_root).iterdir() if not path.name.startswith(".")}
+    assert there == {"first", "third", "fourth", "fifth"}
 
 
 def test_an_error_of_ours_comes_through_with_its_class(platform):

@@ -28,7 +28,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
             "alpha": draw(st.floats(0.001, 0.5)),
             "steps": steps,
             "shadow": draw(st.sampled_from([None, {}])),
-            "confirmation": draw(st.sampled_from([None, {}])),
+            "confirmation": draw(st.sampled_from([None, {}])) if guards["quality"]["enabled"] else None,
             "guards": guards,
         }
     )
@@ -73,5 +73,5 @@ def test_nothing_is_estimated_where_predictions_change_outcomes() -> None:
 
 
 def test_a_rollout_without_guards_has_nothing_to_divide() -> None:
-    rollout = Rollout.model_validate({"guards": {field: {"enabled": False} for field in FIELDS}})
+    rollout = Rollout.model_validate({"confirmation": None, "guards": {field: {"enabled": False} for field in FIELDS}})
     assert shares(rollout) == {}

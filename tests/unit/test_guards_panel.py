@@ -276,7 +276,7 @@ def test_what_is_not_enabled_is_not_asked() -> None:
     assert board.blocking.tolist() == [True, True, False]
     assert not board.health(board.start()).stable_sick
     none = {name: {"enabled": False} for name in ("slow", "features", "quality")}
-    nobody = panel(Rollout.model_validate({"guards": {**off, **none}}))
+    nobody = panel(Rollout.model_validate({"confirmation": None, "guards": {**off, **none}}))
     assert nobody.codes(nobody.start()).tolist() == []
     assert nobody.readings(nobody.start()) == ()
 

@@ -92,7 +92,7 @@ BEYOND = {
     "errors": Service(errors=1.25 * STABLE.errors + 0.005),
     "slow": Service(latency=more_slow(STABLE.latency, SLOW, 1.25 + 0.01 / sum(STABLE.latency[SLOW:]))),
     "features": Service(problems=1.25 * STABLE.problems + 0.01),
-    "predictions": Service(predictions=moved((1, -0.05), (2, -0.05), (3, -0.05), (20, 0.15))),
+    "predictions": Service(predictions=moved((1, -0.05), (20, 0.05))),
     "refunds": Service(query=1.25 * STABLE.query + 0.005),
     "latency": Service(latency=latencies(1.2)),
 }

@@ -21,7 +21,8 @@ from tests.support_guards import MINUTE, T0
 
 
 def spec(**quality: Any) -> Rollout:
-    return Rollout.model_validate({"alpha": quality.pop("alpha", 0.05), "guards": {"quality": quality}})
+    stages = {} if quality.get("enabled", True) else {"confirmation": None}
+    return Rollout.model_validate({"alpha": quality.pop("alpha", 0.05), "guards": {"quality": quality}, **stages})
 
 
 def losses(values: NDArray[np.float64]) -> LossSums:

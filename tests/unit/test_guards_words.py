@@ -79,7 +79,7 @@ def test_sentences() -> None:
     assert said["predictions"].startswith(
         "predictions: total variation 0 between 1,240 of the canary and 23,400 of stab"
     )
-    assert said["predictions"].endswith(" % (15 % is safe): safe")
+    assert said["predictions"].endswith(" % (5 % is safe): safe")
     assert "total variation 0.0476 between 1,240 predictions and the held-out period's" in said["expected"]
     assert said["sample-ratio"] == (
         "sample-ratio: 5.03 % of 24,640 routed requests went to the canary, 5 % by configuration: no fault found"

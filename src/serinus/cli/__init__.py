@@ -10,7 +10,9 @@ import typer
 from serinus.core.errors import SerinusError
 
 # A module a group of verbs; each has `register(app)`. Heavy imports belong inside the commands.
-_MODULES = ("project", "train", "models", "serving", "sidecar", "outcomes", "loop", "replay", "rollout", "ledger")
+_MODULES = (
+    "project", "train", "models", "serving", "sidecar", "outcomes", "loop", "replay", "rollout", "ledger", "simulate",
+)  # fmt: skip
 
 
 def app() -> typer.Typer:

@@ -24,6 +24,9 @@ def sidecar(
         int, typer.Option("--port", min=0, max=65535, help="Port of /metrics, /healthz and /v1/outcomes.")
     ] = 9109,
     address: Annotated[str, typer.Option("--address", help="Address to listen on.")] = "127.0.0.1",
+    door: Annotated[
+        Path | None, typer.Option("--door", help="Admin socket of the Envoy in front: it counts the use of quotas.")
+    ] = None,
 ) -> None:
     """Expose what the workers of a predictor counted, ship their log and take outcomes, until it is told to stop.
 
@@ -35,7 +38,7 @@ def sidecar(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with listen(port, address) as listener:
-        running = server(read_config(config))
+        running = server(read_config(config), door)
         logging.getLogger(__name__).info("metrics at http://%s:%d/metrics", address, listener.getsockname()[1])
         for number in (signal.SIGTERM, signal.SIGINT):
             # The server takes both while it runs and sends itself the one it got once more when it has ended.

@@ -185,11 +185,12 @@ def door_program(folder: RunFolder, door: Door) -> Program:
     return Program("envoy", launch, stop_seconds=seconds, priority=900)
 
 
-def sidecar_program(folder: RunFolder, port: int) -> Program:
+def sidecar_program(folder: RunFolder, door: Door) -> Program:
     """The supervised process that exposes metrics. It is the last to end, after those whose metrics it has."""
     launch = folder.launch("sidecar")
     own = {"PROMETHEUS_MULTIPROC_DIR": str(folder.metrics)}
-    command = (*_SERINUS, "sidecar", "--config", str(folder.sidecar), "--port", str(port))
+    own_port = ("--port", str(door.sidecar_port), "--door", str(door.admin))
+    command = (*_SERINUS, "sidecar", "--config", str(folder.sidecar), *own_port)
     Launch(command=command, environment=own).write(launch)
     return Program("sidecar", launch, stop_seconds=15, priority=100)
 

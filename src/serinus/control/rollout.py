@@ -201,7 +201,8 @@ def run(controller: Controller, clock: Callable[[], datetime], stop: threading.E
             due = last is None or not timedelta(0) <= now - last < controller.policy().interval
             if due or controller.commands.pending():
                 last = now
-                controller.look(now)
+                if controller.look(now).action != "hold":
+                    last = None  # what is in force now is counted from now on, not from the next interval
         except SerinusError as error:
             log.error("%s", error)
         stop.wait(_EVERY_SECONDS)

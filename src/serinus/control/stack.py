@@ -230,7 +230,7 @@ def _launch(
     programs = [
         *(instances.program(folder, number) for number in state.instances),
         instances.door_program(folder, state.door),
-        instances.sidecar_program(folder, state.door.sidecar_port),
+        instances.sidecar_program(folder, state.door),
     ]
     if serving.spec is not None and serving.as_of is None:
         programs.append(instances.loop_program(folder, serving.spec))

@@ -56,8 +56,8 @@ class VersionStatus(BaseModel):
 
 class Status(BaseModel):
     """`healthy`: everything runs and every version answers. `degraded`: something does not, as `problems` say.
-    `down`: nothing runs. `version` and `digest` are those of the stable version; `rollout` is what was decided last.
-    `loop` is None where none began."""
+    `down`: nothing runs. `version` and `digest` are those of the stable version. `loop` is None where none began;
+    `rollout` is what was decided last."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -2,8 +2,8 @@
 
 A version has a cluster for predictions, one for copies and one for readiness, all on the loopback. Where two versions
 share the requests, each share goes to an *aggregate* cluster: the version itself, then the other one. A retry goes to
-the other one, and so does everything as soon as the version is known to be dead. Statistics stay with the version that
-answered. A name says what is in the aggregate, so that none is ever changed while requests are in it.
+the other one, and so does everything as soon as the version is known to be dead. What became of each attempt
+`envoy_counts` tells. A name says what is in the aggregate, so that none is ever changed while requests are in it.
 """
 
 from __future__ import annotations

@@ -26,6 +26,13 @@ HEALTH_FILTER = "envoy.filters.http.health_check"
 HEADERS_FILTER = "envoy.filters.http.header_mutation"
 LUA_FILTER = "envoy.filters.http.lua"
 
+QUOTA = "quota"
+QUOTA_STATISTICS = {
+    "allowed": f"{QUOTA}.http_local_rate_limit.ok",
+    "refused": f"{QUOTA}.http_local_rate_limit.rate_limited",
+}
+"""How Envoy counts requests that quotas let through, and those that they do not."""
+
 PROTOCOL_HEADER = "x-serinus-protocol"
 """Tells the handler which protocol a request speaks: `v2`, `v1`, `plain` or `grpc/METHOD`. A client cannot set it."""
 START_HEADER = "x-serinus-start"

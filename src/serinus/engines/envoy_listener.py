@@ -17,6 +17,7 @@ from serinus.engines.envoy_door import (
     HEALTH_FILTER,
     JSON,
     LUA_FILTER,
+    QUOTA,
     QUOTA_FILTER,
     ROUTES,
     TYPE,
@@ -192,7 +193,7 @@ def _quota(door: Door) -> list[dict[str, Any]]:
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     config = {
         "@type": _HTTP_FILTER + "local_ratelimit.v3.LocalRateLimit",
-        "stat_prefix": "quota",
+        "stat_prefix": QUOTA,
         "token_bucket": bucket,
         "always_consume_default_token_bucket": False,
         "filter_enabled": always,

@@ -64,8 +64,12 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def application(config: ServingConfig) -> Starlette:
+def application(config: ServingConfig, door: Path | None = None) -> Starlette:
     """`/metrics` for Prometheus, `/healthz` for probes and, where there is a log, `POST /v1/outcomes`.
+
+    Args:
+        config: the predictor's.
+        door: the admin socket of the Envoy in front, which counts the use of quotas.
 
     Raises:
         Conflict: another sidecar has the log's folder.
@@ -86,6 +90,10 @@ def application(config: ServingConfig) -> Starlette:
 
     registry = CollectorRegistry()
     OwnMetrics(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    if door is not None and config.deployment.traffic.quota is not None:
+        from serinus.serve.door_metrics import DoorCollector
+
+        registry.register(DoorCollector(door, config.deployment.model.name))
     routes = [Route("/metrics", _metrics(folder, registry)), Route("/healthz", _healthy)]
     beside = [_door(config, registry)]
     if config.logged:
@@ -212,13 +220,13 @@ def listen(port: int, address: str = LOOPBACK) -> socket.socket:
     return listener
 
 
-def server(config: ServingConfig) -> Server:
+def server(config: ServingConfig, door: Path | None = None) -> Server:
     """A server for `run(sockets=[listen(port)])`, ended in order by SIGTERM and SIGINT. Raises as `application`."""
     import uvicorn
 
     return uvicorn.Server(
         uvicorn.Config(
-            application(config),
+            application(config, door),
             loop="asyncio",
             http="h11",
             ws="none",

@@ -80,6 +80,10 @@ _OF_SIDECAR: tuple[tuple[str, Literal["counter", "gauge"], str, str], ...] = (
     ("serinus_log_spool_rows", "gauge", "Rows in files that wait to be shipped, open ones included.", "stream"),
     ("serinus_log_spool_bytes", "gauge", "Bytes of files that wait to be shipped.", "stream"),
     ("serinus_log_spool_age_seconds", "gauge", "Age of the oldest file that waits to be shipped.", "stream"),
+    (
+        "serinus_quota_requests_total", "counter",
+        "Requests that quotas allowed or refused, where the spec has quotas; of all versions together.", "result",
+    ),
     ("serinus_outcomes_total", "counter", "Outcomes posted: new, repeated, corrected or invalid.", "result"),
     ("serinus_counting_info", "gauge", "1; the epoch names the period over which all these counters run.", "epoch"),
 )  # fmt: skip

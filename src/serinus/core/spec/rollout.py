@@ -82,16 +82,11 @@ class Predictions(Guard):
 
     tolerance: Share = 0.1
     """Harm is a total variation above this between canary and stable version on concurrent traffic."""
-    margin: Share = 0.15
-    """Safe is every bin's share within this much of the stable version's."""
+    margin: Share = 0.05
+    """Safe is every bin's share within this much of the stable version's: a measure of its own, finer than the total
+    variation, to which every bin adds."""
     expected_tolerance: Share = 0.5
     """Harm is a total variation above this from what the version predicted on its held-out period. Seasons move it."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Predictions:
-        if self.margin < self.tolerance:
-            raise ValueError("a margin of at least the tolerance, or a canary could be neither")
-        return self
 
 
 class Quality(Guard):
