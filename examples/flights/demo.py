@@ -199,11 +199,12 @@ def _rollouts(figures: dict[str, Any]) -> int:
         table.add_column(title)
     for bound in bounds:
         table.add_row(bound.name, bound.measured, bound.promise, "✓" if bound.holds else "✗")
-    for name, position, why in (("promoted", 0, "rollout_promoted_why"), ("taken back", 1, "rollout_rolled_back_why")):
+    for position, name in enumerate(("the first", "the second")):
         asked, answered = (figures[f"rollout_{what}"][position] for what in ("requests", "answered_by_canary"))
-        table.add_row(f"{name}: requests / its own", f"{asked:,} / {answered:,}", "", "")
-        table.add_row(f"{name}: why", figures[why], "", "")
+        table.add_row(f"questions in {name} / it answered", f"{asked:,} / {answered:,}", "", "")
     out.print(table)
+    out.print(f"The first, in the end: {figures['rollout_promoted_why']}", soft_wrap=True)
+    out.print(f"The second, in the end: {figures['rollout_rolled_back_why']}", soft_wrap=True)
     for page in figures["rollout_pages"]:
         out.print(f"Rollout: {page}", soft_wrap=True)
     return 0 if all(bound.holds for bound in bounds[:3]) else 1

@@ -103,7 +103,7 @@ def _rollout(file: Path) -> dict[str, Any]:
     from serinus.control.rollout_build import controller
 
     serving, registry = served(file)
-    found = controller(serving, registry)
+    found = controller(serving, registry, replaying=True)
     found.policy()  # a spec without a rollout is told now
 
     def archive(number: int) -> tuple[Path, str]:
@@ -136,6 +136,10 @@ def _drive(world: World, interval: Interval, concurrency: int) -> Replayed:
         return drive(world, interval, concurrency, show)
 
 
+def _pair(online: float | None, offline: float | None) -> str:
+    return "too few outcomes" if online is None or offline is None else f"{online:.4f} / {offline:.4f}"
+
+
 def _show(summary: ReplaySummary, parity: Parity, page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -145,8 +149,11 @@ def _show(summary: ReplaySummary, parity: Parity, page: Path) -> None:
     table.add_row("errors", f"{summary.errors:,}" + (f" (first: {summary.first_error})" if summary.first_error else ""))
     table.add_row("served values equal to point-in-time ones", f"{summary.features_equal:,}")
     table.add_row("served values that differ", f"{summary.features_different:,}")
-    table.add_row("ROC AUC online / offline", f"{summary.auc_online:.4f} / {summary.auc_offline:.4f}")
-    table.add_row("log loss online / offline", f"{summary.log_loss_online:.4f} / {summary.log_loss_offline:.4f}")
+    table.add_row("ROC AUC online / offline", _pair(summary.auc_online, summary.auc_offline))
+    table.add_row("log loss online / offline", _pair(summary.log_loss_online, summary.log_loss_offline))
+    if len(summary.rows_by_version) > 1:
+        shown = ", ".join(f"version {version}: {rows:,}" for version, rows in summary.rows_by_version.items())
+        table.add_row("answered by", shown)
     table.add_row("latency p50 / p99", f"{summary.latency_p50_ms:.1f} ms / {summary.latency_p99_ms:.1f} ms")
     if summary.log_rows is not None:
         table.add_row("rows in the prediction log / missing", f"{summary.log_rows:,} / {summary.log_gap:,}")

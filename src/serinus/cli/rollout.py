@@ -52,6 +52,7 @@ def status(
     from serinus.cli.rollout_screen import show
     from serinus.control.rollout_laptop import RolloutFolder
     from serinus.control.rollout_view import view
+    from serinus.control.state import RunFolder
     from serinus.core.errors import NotFound
 
     ledger = RolloutFolder(platform_of(file)).ledger
@@ -65,7 +66,9 @@ def status(
     if as_json:
         _json(found.model_dump(mode="json"))
     else:
-        show(found, page, datetime.now(UTC))
+        # A replay looks by the data's clock, and nobody looks when it is over.
+        up = RunFolder(platform_of(file)).read()
+        show(found, page, datetime.now(UTC) if up is None or up.as_of is None else found.looked)
     raise typer.Exit(1 if found.paused else 0)
 
 
@@ -131,6 +134,7 @@ def run(file: File = _SPEC) -> None:
     from serinus.control.rollout_laptop import RolloutFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # two lines a look, of what the look asked
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

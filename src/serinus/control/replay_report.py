@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from serinus.control.replay import Replayed, World
 from serinus.core.dataset import EVENT_TIMESTAMP, ID, LABEL
 from serinus.core.parity import Parity, compare
+from serinus.core.prediction_log import Completeness
 from serinus.core.signature import Signature
 from serinus.engines.archive import MODEL, SIGNATURE, read_archive
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 class ReplaySummary(BaseModel):
     """The figures of a replay. Latencies are an application's, in milliseconds, connection reuse included.
 
-    `log_rows` are in the prediction log, and `log_gap` is how many of the answered ones are not.
+    `log_rows` are in the prediction log, and `log_gap` is how many of the answered ones are not. What outcomes are
+    needed for is None where they are too few, as they are in the first hours.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,10 +42,10 @@ class ReplaySummary(BaseModel):
     features_equal: int
     features_different: int
     rows_different: int
-    auc_online: float
-    auc_offline: float
-    log_loss_online: float
-    log_loss_offline: float
+    auc_online: float | None
+    auc_offline: float | None
+    log_loss_online: float | None
+    log_loss_offline: float | None
     latency_p50_ms: float
     latency_p99_ms: float
     requests_per_second: float
@@ -117,6 +119,7 @@ def _summary(
     from sklearn.metrics import log_loss, roc_auc_score
 
     online, offline = scored
+    both = 0 < label.sum() < len(label)
     failures = [answer.error for answer in replayed.answers if answer.error is not None]
     milliseconds = np.array([answer.seconds for answer in replayed.answers]) * 1000
     return ReplaySummary(
@@ -126,20 +129,25 @@ def _summary(
         features_equal=parity.equal,
         features_different=parity.different,
         rows_different=parity.rows_different,
-        auc_online=roc_auc_score(label, online),
-        auc_offline=roc_auc_score(label, offline),
-        log_loss_online=log_loss(label, online),
-        log_loss_offline=log_loss(label, offline),
+        auc_online=roc_auc_score(label, online) if both else None,
+        auc_offline=roc_auc_score(label, offline) if both else None,
+        log_loss_online=log_loss(label, online) if both else None,
+        log_loss_offline=log_loss(label, offline) if both else None,
         latency_p50_ms=float(np.quantile(milliseconds, 0.5)),
         latency_p99_ms=float(np.quantile(milliseconds, 0.99)),
         requests_per_second=len(replayed.answers) / replayed.seconds_asking,
         pipeline_runs=replayed.runs,
         outcomes_reported=replayed.reported,
         log_rows=replayed.log.kept if replayed.log else None,
-        log_gap=len(replayed.answers) - len(failures) - replayed.log.kept if replayed.log else None,
+        log_gap=_gap(replayed.log, len(replayed.answers) - len(failures)) if replayed.log else None,
         first_error=failures[0] if failures else None,
         rows_by_version=dict(sorted(Counter(each.version for each in replayed.answers if each.version).items())),
     )
+
+
+def _gap(log: Completeness, answered: int) -> int:
+    """Rows that were answered and are not in the log. Copies for a canary's shadow are answered too, but to nobody."""
+    return max(answered, log.answered) - log.kept
 
 
 def _labels(replayed: Replayed) -> NDArray[np.float64]:

@@ -31,11 +31,12 @@ _REPLAY_GRACE = timedelta(days=1)
 
 @dataclass
 class Parts:
-    """What a controller asks, for the spec file `path`."""
+    """What a controller asks, for the spec file `path`; `replaying` if it looks by the data's clock."""
 
     serving: Serving
     registry: Registry
     path: Path
+    replaying: bool = False
     _source: QualitySource | None = field(default=None, init=False)
 
     @property
@@ -47,10 +48,6 @@ class Parts:
     def address(self) -> str:
         """Where the stack answers now."""
         return running(RunFolder(self.serving.platform)).address
-
-    @property
-    def _replaying(self) -> bool:
-        return running(RunFolder(self.serving.platform)).as_of is not None
 
     def policy(self) -> Rollout:
         """The spec's rollout.
@@ -82,7 +79,7 @@ class Parts:
             label_delay=windows.label_delay,
             holdout=windows.holdout,
             whole_cohorts=not rollout.guards.quality.early_outcomes,
-            grace=_REPLAY_GRACE if self._replaying else QualitySettings.grace,
+            grace=_REPLAY_GRACE if self.replaying else QualitySettings.grace,
         )
         name = service.deployment.spec.model.name
         canary, stable = (self.registry.get(name, number) for number in (state.canary.version, state.stable))
@@ -91,7 +88,7 @@ class Parts:
     def _quality(self, settings: QualitySettings) -> QualitySource:
         if self._source is None or self._source.settings != settings:
             platform = self.serving.platform
-            store = PredictionStore(settings.log.place(platform.state), replayed=self._replaying)
+            store = PredictionStore(settings.log.place(platform.state), replayed=self.replaying)
             folder = platform.state / "rollout" / "quality"
             self._source = QualitySource(
                 store, folder, self.registry.fetch, lambda: read_counts(self.address), settings
@@ -99,8 +96,10 @@ class Parts:
         return self._source
 
 
-def controller(serving: Serving, registry: Registry, options: Options | None = None) -> Controller:
-    """What looks after the rollouts of a stack on this machine.
+def controller(
+    serving: Serving, registry: Registry, options: Options | None = None, *, replaying: bool = False
+) -> Controller:
+    """What looks after the rollouts of a stack on this machine; with `replaying`, by the clock of the data.
 
     Raises:
         NotFound: there is no spec file to read the policy from.
@@ -108,7 +107,7 @@ def controller(serving: Serving, registry: Registry, options: Options | None = N
     if serving.spec is None:
         raise NotFound("there is no spec to read the rollout's policy from")
     folder = RolloutFolder(serving.platform)
-    parts = Parts(serving, registry, serving.spec)
+    parts = Parts(serving, registry, serving.spec, replaying)
     return Controller(
         model=serving.deployment.model.name,
         policy=parts.policy,
