@@ -9,11 +9,11 @@ ARGS ?=
 UPGRADE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format docs lock clean distclean
+.PHONY: help env demo test test-cluster lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 env: $(STAMP) ## build the environment in .venv: pinned, hashed, again only when the pins change
 
@@ -27,6 +27,10 @@ demo: env ## train, serve and replay real flights on this machine; prints a repo
 test: env ## run the tests that need no cluster (ARGS="-k name" for some of them)
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
+
+test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one built and started here for them
+	@mkdir -p build/reports
+	@$(PY) -m tests.cluster.testbed run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
 lint: env ## check style, format, types and the direction of imports
 	@$(VENV)/bin/ruff check .

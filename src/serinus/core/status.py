@@ -12,12 +12,15 @@ from pydantic import ConfigDict, Field
 
 from serinus.core.guards.reading import Reading, Word
 from serinus.core.rollout.state import Action, Decision, Pause, Phase
-from serinus.core.spec.common import SpecModel
+from serinus.core.spec.common import PATTERN_WORDS, SpecModel
 from serinus.core.spec.traffic import Percent
 from serinus.core.times import Moment
 
 DECISIONS = 10
 """How many decisions a status remembers; the ledger has all of them."""
+
+REASON_PATTERN = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
+PATTERN_WORDS[REASON_PATTERN] = "one word, such as StepTaken"
 
 Version = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(max_length=32768)]
@@ -45,7 +48,7 @@ class Condition(StatusModel):
     """The `metadata.generation` that the condition was found for."""
     last_transition_time: Moment
     """When `status` changed last."""
-    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    reason: Annotated[str, Field(pattern=REASON_PATTERN, max_length=1024)]
     """Why, as one word for programs."""
     message: Text
     """Why, in a sentence for people."""

@@ -34,6 +34,8 @@ _WORDS = {
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "greater_than": "a number above {gt}",

@@ -9,11 +9,13 @@ from croniter import CroniterBadDateError, croniter
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from serinus.core.dataset import Split
-from serinus.core.spec.common import EntryPoint, Name, Resource, SpecModel
+from serinus.core.spec.common import PATTERN_WORDS, EntryPoint, Name, Resource, SpecModel
 from serinus.core.spec.rules import given, immutable, milliseconds, must
 from serinus.core.times import Duration, Interval, Moment, PositiveDuration
 
 _CRON_WORDS = "a cron expression of five fields, such as '0 3 * * 1'"
+_CRON_PATTERN = r"^\s*\S+(\s+\S+){4}\s*$"
+PATTERN_WORDS[_CRON_PATTERN] = _CRON_WORDS
 
 
 def _cron(text: str) -> str:
@@ -26,7 +28,7 @@ def _cron(text: str) -> str:
     return text
 
 
-Cron = Annotated[str, AfterValidator(_cron), Field(json_schema_extra={"pattern": r"^\s*\S+(\s+\S+){4}\s*$"})]
+Cron = Annotated[str, AfterValidator(_cron), Field(json_schema_extra={"pattern": _CRON_PATTERN})]
 Text = Annotated[str, Field(min_length=1)]
 
 
