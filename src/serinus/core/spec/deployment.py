@@ -10,7 +10,7 @@ from pydantic import Field
 from serinus.core.spec.common import Name, Resource, SpecModel
 from serinus.core.spec.log import PredictionLog
 from serinus.core.spec.rollout import Rollout
-from serinus.core.spec.rules import given, immutable, milliseconds, must
+from serinus.core.spec.rules import immutable, milliseconds, must
 from serinus.core.spec.traffic import Traffic, Version
 from serinus.core.times import Duration, PositiveDuration
 
@@ -102,7 +102,7 @@ class ModelDeploymentSpec(SpecModel):
 
     @must(
         "a rollout or a traffic.canary: both decide who gets how much",
-        cel=f"!({given('self.rollout')} && {given('self.traffic.canary')})",
+        cel="!(has(self.rollout) && has(self.traffic.canary))",
     )
     def _one_split(self) -> bool:
         return self.rollout is None or self.traffic.canary is None

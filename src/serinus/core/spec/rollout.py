@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from serinus.core.spec.common import Name, SpecModel
-from serinus.core.spec.rules import given, milliseconds, must
+from serinus.core.spec.rules import milliseconds, must
 from serinus.core.spec.traffic import Percent
 from serinus.core.spec.training import Cron
 from serinus.core.times import PositiveDuration
@@ -266,7 +266,7 @@ class Rollout(SpecModel):
 
     @must(
         "guards.quality enabled, or a null confirmation: outcomes are what confirms a version",
-        cel=f"!{given('self.confirmation')} || self.guards.quality.enabled",
+        cel="!has(self.confirmation) || self.guards.quality.enabled",
     )
     def _confirmable(self) -> bool:
         return self.confirmation is None or self.guards.quality.enabled

@@ -37,7 +37,8 @@ def must(words: str, *, cel: str) -> Callable[[Callable[[M], bool | str]], Any]:
 
     Args:
         words: what is allowed; reads on from "allowed:".
-        cel: the same check as a CEL expression on `self`, in which every default is filled in.
+        cel: the same check as a CEL expression on `self`, in which every default is filled in, and a null is as good as
+            left out: `has(self.field)` is false for both.
     """
 
     def decorate(holds: Callable[[M], bool | str]) -> Any:
@@ -69,11 +70,6 @@ def cel(expression: str, words: str) -> dict[str, Any]:
 def immutable(words: str) -> dict[str, Any]:
     """A value that never changes once it is stored. Only a cluster knows what was stored before."""
     return cel("self == oldSelf", words)
-
-
-def given(field: str) -> str:
-    """CEL for an optional value that is there: neither left out nor null."""
-    return f"(has({field}) && {field} != null)"
 
 
 def milliseconds(field: str) -> str:

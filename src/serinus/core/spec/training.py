@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from serinus.core.dataset import Split
 from serinus.core.spec.common import PATTERN_WORDS, EntryPoint, Name, Resource, SpecModel
-from serinus.core.spec.rules import given, immutable, milliseconds, must
+from serinus.core.spec.rules import immutable, milliseconds, must
 from serinus.core.times import Duration, Interval, Moment, PositiveDuration
 
 _CRON_WORDS = "a cron expression of five fields, such as '0 3 * * 1'"
@@ -59,14 +59,14 @@ class Windows(SpecModel):
 
     @must(
         "a start (an expanding window) or a length (a sliding one), or both",
-        cel=f"{given('self.start')} || {given('self.length')}",
+        cel="has(self.start) || has(self.length)",
     )
     def _bounded(self) -> bool:
         return self.start is not None or self.length is not None
 
     @must(
         "a length longer than validation, which is its last part",
-        cel=f"!{given('self.length')} || {milliseconds('self.length')} > {milliseconds('self.validation')}",
+        cel=f"!has(self.length) || {milliseconds('self.length')} > {milliseconds('self.validation')}",
     )
     def _longer_than_validation(self) -> bool:
         return self.length is None or self.length > self.validation
