@@ -13,7 +13,7 @@ UPGRADE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench-serving bench-rollout lint format docs lock clean distclean
+.PHONY: help env demo test test-cluster bench-serving bench-rollout lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
@@ -34,6 +34,10 @@ bench-serving: env ## compare the serving path with its peers, all in one run; n
 test: env ## run the tests that need no cluster (ARGS="-k name" for some of them)
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
+
+test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one built and started here for them
+	@mkdir -p build/reports
+	@$(PY) -m tests.cluster.testbed run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
 bench-rollout: env ## compare how rollouts are decided: our policy, Flagger, Argo Rollouts, Wald's oracle (under 4 minutes)
 	@$(PY) -m benchmarks.rollout $(ARGS)

@@ -17,6 +17,7 @@ from serinus.core import errors
 from serinus.core.crd import custom_resource_definition, structural_schema
 from serinus.core.spec import API_VERSION, KINDS
 from serinus.core.spec.common import PATTERN_WORDS
+from serinus.core.spec.rules import KEYWORD
 from serinus.core.times import DURATION_PATTERN
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,10 @@ def _spec() -> Iterator[str]:
         yield from _table(
             ["field", "type", "default", "allowed", "meaning"], _fields(schema["properties"]["spec"], "spec")
         )
+        status = schema["properties"]["status"]
+        yield f"### Status of a {kind}\n\n{status['description']} On a cluster only.\n"
+        rows = ([field, type_, allowed, meaning] for field, type_, _, allowed, meaning in _fields(status, "status"))
+        yield from _table(["field", "type", "allowed", "meaning"], rows)
 
 
 def _fields(schema: dict[str, Any], path: str) -> Iterator[list[str]]:
@@ -87,6 +92,8 @@ def _fields(schema: dict[str, Any], path: str) -> Iterator[list[str]]:
             yield from _fields(field, at)
         elif inner and "properties" in inner:
             yield from _fields(inner, f"{at}.*")
+        elif "properties" in field.get("items", {}):
+            yield from _fields(field["items"], f"{at}[]")
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -114,7 +121,9 @@ def _allowed(field: dict[str, Any]) -> str:
         rules += ["> 0s"] if "allOf" in field else []
     elif pattern:
         rules.append(PATTERN_WORDS.get(pattern) or f"`{pattern}`")
-    return ", ".join(rules)
+    # What holds for the items of a list as a whole is said at the list.
+    across = [each["message"] for part in (field, field.get("items", {})) for each in part.get(KEYWORD, [])]
+    return "; ".join([*filter(None, [", ".join(rules)]), *across])
 
 
 def _code(value: Any) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from jsonschema import Draft4Validator
+from pydantic import BaseModel
 
 from serinus.core.crd import crd_names, custom_resource_definition, structural_schema
 from serinus.core.spec import KINDS, parse_resources, parse_service
-from tests.unit.test_spec import BEYOND_SCHEMA, DEPLOYMENT, TRAINING, WRONG, changed
+from serinus.core.spec.rules import KEYWORD, rules_of
+from serinus.core.status import STATUSES
+from tests.unit.test_spec import BEYOND_SCHEMA, DEPLOYMENT, TOGETHER, TRAINING, WRONG, changed
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {"$ref", "definitions", "$defs", "oneOf", "title", "const", "examples", "patternProperties"}
@@ -62,11 +65,46 @@ def test_the_schema_is_structural(kind: str) -> None:
                 assert not {"type", "description", "default", "nullable", "additionalProperties"} & branch.keys(), path
 
 
+@pytest.mark.parametrize("part", ["spec", "status"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_field_is_described(kind: str) -> None:
-    spec = structural_schema(KINDS[kind])["properties"]["spec"]
-    undescribed = [path for path, node in nodes(spec, "spec") if not node.get("description")]
+def test_every_field_is_described(kind: str, part: str) -> None:
+    schema = structural_schema(KINDS[kind])["properties"][part]
+    undescribed = [path for path, node in nodes(schema, part) if not node.get("description")]
     assert [path for path in undescribed if not path.endswith(".items")] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_filled_into_a_status(kind: str) -> None:
+    for path, node in nodes(structural_schema(KINDS[kind])["properties"]["status"], "status"):
+        assert not {"default", "nullable", "x-kubernetes-preserve-unknown-fields"} & node.keys(), path
+
+
+def models() -> set[type[BaseModel]]:
+    """Every model of both resources, spec and status."""
+    found: set[type[BaseModel]] = set()
+    pending: list[Any] = [*KINDS.values(), *STATUSES.values()]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, type) and issubclass(each, BaseModel) and each not in found:
+            found.add(each)
+            pending += [field.annotation for field in each.model_fields.values()]
+        pending += get_args(each)
+    return found
+
+
+def test_no_check_across_fields_is_the_laptops_alone() -> None:
+    assert len(models()) > 30
+    checks = {each: len(each.__pydantic_decorators__.model_validators) for each in models()}
+    assert {each.__name__ for each, count in checks.items() if count != len(rules_of(each))} == set()
+
+
+def test_every_rule_reaches_the_definitions_and_is_broken_by_a_test() -> None:
+    told = {rule.words for each in models() for rule in rules_of(each)}
+    schemas = [structural_schema(model) for model in KINDS.values()]
+    held = {each["message"] for schema in schemas for _, node in nodes(schema) for each in node.get(KEYWORD, [])}
+    assert told
+    assert told <= held
+    assert {words for words in told if not any(allowed in words for *_, allowed in TOGETHER)} == set()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,7 +190,8 @@ def test_columns_lead_to_fields(kind: str) -> None:
     schema = structural_schema(KINDS[kind])
     paths = {path for path, _ in nodes(schema)}
     for column in custom_resource_definition(kind)["spec"]["versions"][0]["additionalPrinterColumns"]:
-        assert column["jsonPath"] in paths or column["jsonPath"] == ".metadata.creationTimestamp"
+        path = column["jsonPath"].replace("[0]", ".items")
+        assert path in paths or path == ".metadata.creationTimestamp"
 
 
 def test_the_example_is_taken_by_model_and_schema() -> None:

@@ -110,6 +110,179 @@ WRONG = [
     (DEPLOYMENT, "spec.features.views.weather.onStale", "ignore", "'impute', 'flag' or 'reject'"),
     (DEPLOYMENT, "spec.features.views.weather.maximumAge", "-1h", "a duration such as 36h"),
     (DEPLOYMENT, "spec.features.views.weather.maxAge", "1h", "onMissing, onStale, maximumAge"),
+    (DEPLOYMENT, "spec.features.cacheAge", "1", "a duration such as 36h"),
+    (DEPLOYMENT, "spec.predictor.queueSize", 0, "a number of at least 1"),
+    (DEPLOYMENT, "spec.log.sample", 0, "a number above 0"),
+    (DEPLOYMENT, "spec.log.destination", "predictions", "an absolute path, or a URL"),
+    (DEPLOYMENT, "spec.traffic.maximumBody", 1, "a number of at least 1024"),
+    (DEPLOYMENT, "spec.traffic.limits.requests", 65536, "a number of at most 65535"),
+    (DEPLOYMENT, "spec.traffic.versionHeader", "X-Version", "lower-case letters"),
+    (DEPLOYMENT, "spec.rollout.alpha", 0, "a number above 0"),
+    (DEPLOYMENT, "spec.rollout.alpha", 0.6, "a number of at most 0.5"),
+    (DEPLOYMENT, "spec.rollout.interval", "0s", "longer than nothing"),
+    (DEPLOYMENT, "spec.rollout.steps", [], "a list of at least 1"),
+    (DEPLOYMENT, "spec.rollout.steps", list(range(1, 22)), "a list of at most 20"),
+    (DEPLOYMENT, "spec.rollout.shadow.percent", 0, "a number above 0"),
+    (DEPLOYMENT, "spec.rollout.pace.minimumRequests", 0, "a number of at least 1"),
+    (DEPLOYMENT, "spec.rollout.pace.readyTimeout", "0s", "longer than nothing"),
+    (DEPLOYMENT, "spec.rollout.guards.error", {}, "errors, slow, latency"),
+    (DEPLOYMENT, "spec.rollout.guards.errors.ratio", 0.5, "a number of at least 1"),
+    (DEPLOYMENT, "spec.rollout.guards.slow.threshold", "1 s", "a duration such as 36h"),
+    (DEPLOYMENT, "spec.rollout.guards.latency.quantile", 1, "a number below 1"),
+    (DEPLOYMENT, "spec.rollout.guards.quality.metric", "auc", "'log_loss' or 'brier'"),
+    (DEPLOYMENT, "spec.rollout.guards.sampleRatio.slack", -1, "a number of at least 0"),
+    (DEPLOYMENT, "spec.rollout.guards.queries", {}, "a list"),
+    (DEPLOYMENT, "spec.rollout.inconclusive", "promote", "'pause' or 'rollback'"),
+    (DEPLOYMENT, "spec.rollout.confirmation.inconclusive", "pause", "'confirm' or 'undo'"),
+    (DEPLOYMENT, "spec.rollout.confirmation.minimumLabels", 0, "a number of at least 1"),
+]
+QUERY = {"name": "refunds", "numerator": 'refunds{version="$version"}', "denominator": 'sales{version="$version"}'}
+# What one field alone does not tell, and mistakes within lists: the path that is set, and the one that is wrong.
+TOGETHER = [
+    (TRAINING, "spec.windows", {}, "spec.windows", "a start (an expanding window) or a length"),
+    (
+        TRAINING,
+        "spec.windows",
+        {"length": "14d", "validation": "14d"},
+        "spec.windows",
+        "a length longer than validation",
+    ),
+    (TRAINING, "spec.windows.length", "335h", "spec.windows", "a length longer than validation"),
+    (
+        DEPLOYMENT,
+        "spec.predictor",
+        {"timeout": "2s", "batching": {"maxDelay": "2s"}},
+        "spec.predictor",
+        "a timeout longer than batching.maxDelay",
+    ),
+    (DEPLOYMENT, "spec.log.bufferLimit", 4096, "spec.log", "a bufferLimit of at least segmentBytes"),
+    (
+        DEPLOYMENT,
+        "spec.traffic.canary",
+        {"version": 4, "weight": 10, "shadow": 10},
+        "spec.traffic.canary",
+        "either a weight or a shadow",
+    ),
+    (DEPLOYMENT, "spec.traffic.canary", {"weight": 10}, "spec.traffic.canary.version", "this field is required"),
+    (
+        DEPLOYMENT,
+        "spec.traffic.versionHeader",
+        "x-envoy-ip",
+        "spec.traffic.versionHeader",
+        "does not begin with x-envoy-",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.traffic.sticky.header",
+        "x-serinus-id",
+        "spec.traffic.sticky.header",
+        "Envoy and Serinus use those",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.traffic.quota",
+        {"requests": 1, "per": "49ms"},
+        "spec.traffic.quota",
+        "a period of at least 50ms",
+    ),
+    (DEPLOYMENT, "spec.traffic.drain.limit", "1m59s1ms", "spec.traffic.drain", "two minutes together"),
+    (
+        DEPLOYMENT,
+        "spec",
+        {"model": {"name": "flights"}, "rollout": {}, "traffic": {"canary": {"version": 4}}},
+        "spec",
+        "a rollout or a traffic.canary",
+    ),
+    (DEPLOYMENT, "spec.rollout.steps", [5, 20, 20], "spec.rollout", "steps that rise"),
+    (DEPLOYMENT, "spec.rollout.steps", [20, 5], "spec.rollout", "steps that rise"),
+    (DEPLOYMENT, "spec.rollout.steps", [5, 100], "spec.rollout.steps[1]", "a number below 100"),
+    (DEPLOYMENT, "spec.rollout.approvals", [20, 30], "spec.rollout", "approvals of weights that are steps, or 100"),
+    (DEPLOYMENT, "spec.rollout.approvals", [101], "spec.rollout.approvals[0]", "a number of at most 100"),
+    (DEPLOYMENT, "spec.rollout.guards.quality.enabled", False, "spec.rollout", "guards.quality enabled, or a null"),
+    (
+        DEPLOYMENT,
+        "spec.rollout.pace",
+        {"minimumDuration": "2d", "maximumDuration": "47h59m"},
+        "spec.rollout.pace",
+        "a maximumDuration longer than minimumDuration",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.guards.predictions.tolerance",
+        0.2,
+        "spec.rollout.guards.predictions",
+        "a margin of at least the tolerance",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.guards.queries",
+        [QUERY, {**QUERY, "name": "returns", "numerator": "returns"}],
+        "spec.rollout.guards.queries[1]",
+        "expressions with $version in them",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.guards.queries",
+        [QUERY, QUERY],
+        "spec.rollout.guards",
+        "queries with names of their own",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.guards.queries",
+        [{**QUERY, "name": "errors"}],
+        "spec.rollout.guards",
+        "queries with names of their own",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.guards.queries",
+        [{**QUERY, "margin": 1}],
+        "spec.rollout.guards.queries[0].margin",
+        "a number below 1",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.guards.queries",
+        [{"name": "refunds", "numerator": "$version"}],
+        "spec.rollout.guards.queries[0].denominator",
+        "this field is required",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.rollout.freeze",
+        [{"start": "Friday", "duration": "2d"}],
+        "spec.rollout.freeze[0].start",
+        "a cron expression of five fields",
+    ),
+]
+# What is right, and lies near to what is wrong.
+RIGHT = [
+    (TRAINING, "spec.windows", {"length": "14d1ms"}),
+    (TRAINING, "spec.windows.length", None),
+    (TRAINING, "spec.windows.labelDelay", "0s"),
+    (TRAINING, "spec.training.parameters", {"layers": [64, 32], "deep": {"dropout": 0.1}, "nothing": None}),
+    (DEPLOYMENT, "spec.model.version", 3),
+    (DEPLOYMENT, "spec.model.version", "challenger"),
+    (DEPLOYMENT, "spec.predictor", {"timeout": "2s1ms", "batching": {"maxDelay": "2s"}}),
+    (DEPLOYMENT, "spec.log.bufferLimit", 16 * 1024 * 1024),
+    (DEPLOYMENT, "spec.traffic.canary", {"version": "challenger", "shadow": 10}),
+    (DEPLOYMENT, "spec.traffic.canary", None),
+    (DEPLOYMENT, "spec.traffic.versionHeader", None),
+    (DEPLOYMENT, "spec.traffic.deadlineHeader", "x-serinus-version"),
+    (DEPLOYMENT, "spec.traffic.quota", {"requests": 1, "per": "50ms"}),
+    (DEPLOYMENT, "spec.traffic.drain.limit", "1m59s"),
+    (DEPLOYMENT, "spec.rollout", {}),
+    (DEPLOYMENT, "spec.rollout", None),
+    (DEPLOYMENT, "spec.rollout.steps", [0.01, 99.99]),
+    (DEPLOYMENT, "spec.rollout.shadow", {}),
+    (DEPLOYMENT, "spec.rollout.approvals", [20, 100]),
+    (DEPLOYMENT, "spec.rollout", {"confirmation": None, "guards": {"quality": {"enabled": False}}}),
+    (DEPLOYMENT, "spec.rollout.pace", {"minimumDuration": "47h59m", "maximumDuration": "2d"}),
+    (DEPLOYMENT, "spec.rollout.pace.maximumDuration", "999999d999999999h999999999m999999999s999999999ms"),
+    (DEPLOYMENT, "spec.rollout.guards.predictions", {"tolerance": 0.15, "margin": 0.15}),
+    (DEPLOYMENT, "spec.rollout.guards.queries", [QUERY, {**QUERY, "name": "returns"}]),
+    (DEPLOYMENT, "spec.rollout.freeze", [{"start": "0 18 * * 5", "duration": "2d12h"}]),
 ]
 # What only code can tell: pydantic's side refuses it, and so does the operator, but no schema can.
 BEYOND_SCHEMA = [
@@ -131,6 +304,21 @@ def test_a_wrong_value_is_told_with_path_found_and_allowed(
     assert allowed in found[at][1]
     shown = "null" if value is None else repr(value)
     assert shown[:40] in found[at][0] or "str of" in found[at][0]
+
+
+@pytest.mark.parametrize(("document", "path", "value", "at", "allowed"), TOGETHER)
+def test_what_does_not_go_together_is_told_where_it_meets(
+    document: dict[str, Any], path: str, value: Any, at: str, allowed: str
+) -> None:
+    other = DEPLOYMENT if document is TRAINING else TRAINING
+    found = problems(changed(document, path, value), other)
+    assert set(found) == {f"{document['kind']}.{at}"}
+    assert allowed in found[f"{document['kind']}.{at}"][1]
+
+
+@pytest.mark.parametrize(("document", "path", "value"), RIGHT)
+def test_what_lies_near_to_a_mistake_is_right(document: dict[str, Any], path: str, value: Any) -> None:
+    parse_resources([changed(document, path, value)], KINDS, "x")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Kubernetes takes a *structural* schema: everything in place (no references), one type a field, no `additionalProperties:
 false` (it drops unknown fields instead). What pydantic writes is JSON Schema, so it is rewritten rule by rule. Checks
-that only code can express (a cron day that exists, names that refer to one another) stay with the operator.
+across fields come along as CEL (`spec/rules.py`). What neither can say stays with the operator: a cron expression that
+names a day which exists, names in one resource that refer to another.
 """
 
 from __future__ import annotations
@@ -15,16 +16,42 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from serinus.core.spec.common import GROUP, NAME_PATTERN, VERSION, Resource
+from serinus.core.spec.rules import KEYWORD
 from serinus.core.spec.service import KINDS
+from serinus.core.status import STATUSES
 from serinus.core.times import format_duration
 
 _PLURALS = {"ContinuousTraining": "continuoustrainings", "ModelDeployment": "modeldeployments"}
 _SHORT = {"ContinuousTraining": "ct", "ModelDeployment": "md"}
+# Heading, type and path of what `kubectl get` shows; the columns of `_WIDE` only with `-o wide`.
 _COLUMNS = {
-    "ContinuousTraining": [("Deployment", ".spec.deployment"), ("Schedule", ".spec.triggers.schedule.cron")],
-    "ModelDeployment": [("Model", ".spec.model.name"), ("Version", ".spec.model.version")],
+    "ContinuousTraining": [
+        ("Deployment", "string", ".spec.deployment"),
+        ("Schedule", "string", ".spec.triggers.schedule.cron"),
+        ("Last Run", "date", ".status.lastRun.started"),
+        ("Result", "string", ".status.lastRun.result"),
+    ],
+    "ModelDeployment": [
+        ("Phase", "string", ".status.phase"),
+        ("Stable", "integer", ".status.stable"),
+        ("Canary", "integer", ".status.canary"),
+        ("Weight", "number", ".status.weight"),
+    ],
 }
-_DROPPED = {"title", "additionalProperties", "const", "properties", "items", "default"}
+_AGE = ("Age", "date", ".metadata.creationTimestamp")
+_WIDE = {
+    "ContinuousTraining": [
+        ("Next Run", "string", ".status.nextRun"),
+        ("Version", "integer", ".status.lastRun.version"),
+    ],
+    "ModelDeployment": [
+        ("Model", "string", ".spec.model.name"),
+        ("Wanted", "string", ".spec.model.version"),
+        ("Shadow", "number", ".status.shadow"),
+        ("Why", "string", ".status.decisions[0].reasons[0]"),
+    ],
+}
+_DROPPED = {"$defs", "title", "additionalProperties", "const", "properties", "items", "default"}
 _ORDER = (
     "type",
     "description",
@@ -35,6 +62,7 @@ _ORDER = (
     "minLength",
     "maxLength",
     "pattern",
+    KEYWORD,
     "required",
 )
 
@@ -62,10 +90,7 @@ def custom_resource_definition(kind: str) -> Schema:
         "storage": True,
         "schema": {"openAPIV3Schema": structural_schema(model)},
         "subresources": {"status": {}},
-        "additionalPrinterColumns": [
-            *({"name": name, "type": "string", "jsonPath": path} for name, path in _COLUMNS[kind]),
-            {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-        ],
+        "additionalPrinterColumns": _columns(kind),
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -90,28 +115,51 @@ def custom_resource_definition(kind: str) -> Schema:
 def structural_schema(model: type[Resource]) -> Schema:
     """A resource's schema in Kubernetes' structural form, descriptions and defaults included."""
     schema = model.model_json_schema(by_alias=True, schema_generator=_JsonSchema)
-    # Through JSON, so that no two places share an object: YAML would write the second one as an alias.
-    spec = json.loads(json.dumps(_rewrite(schema["properties"]["spec"], schema["$defs"])))
-    return {
+    kind = schema["properties"]["kind"]["const"]
+    spec = _rewrite(schema["properties"]["spec"], schema["$defs"])
+    found = {
         "type": "object",
         "description": schema["description"],
         "required": ["spec"],
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
+            "apiVersion": {"type": "string", "description": f"Group and version of this schema: {GROUP}/{VERSION}."},
+            "kind": {"type": "string", "description": f"What this resource is: {kind}."},
             # Kubernetes owns metadata; of its fields a definition may restrict the name alone.
             "metadata": {
                 "type": "object",
                 "properties": {"name": {"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}},
             },
             "spec": spec,
-            "status": {
-                "type": "object",
-                "description": "The observed state, written by the operator.",
-                "x-kubernetes-preserve-unknown-fields": True,
-            },
+            "status": status_schema(kind),
         },
     }
+    # Through JSON, so that no two places share an object: YAML would write the second one as an alias.
+    result: Schema = json.loads(json.dumps(found))
+    return result
+
+
+def status_schema(kind: str) -> Schema:
+    """The schema of a kind's `status`. Nothing is filled in: what the operator has not written, it has not observed."""
+    schema = STATUSES[kind].model_json_schema(by_alias=True, schema_generator=_JsonSchema)
+    return _observed(_rewrite(schema, schema["$defs"]))
+
+
+def _observed(node: Schema) -> Schema:
+    """A schema without defaults and nulls, which an observation leaves out instead."""
+    result = {key: value for key, value in node.items() if key not in ("default", "nullable")}
+    if "properties" in node:
+        result["properties"] = {name: _observed(each) for name, each in node["properties"].items()}
+    if "items" in node:
+        result["items"] = _observed(node["items"])
+    return result
+
+
+def _columns(kind: str) -> list[Schema]:
+    shown = [(0, each) for each in (*_COLUMNS[kind], _AGE)] + [(1, each) for each in _WIDE[kind]]
+    return [
+        {"name": name, "type": type_, "jsonPath": path} | ({"priority": priority} if priority else {})
+        for priority, (name, type_, path) in shown
+    ]
 
 
 def _rewrite(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from serinus.core.errors import InvalidSpec, Problem
+from serinus.core.spec.rules import KEYWORD, rules_of
 
 GROUP = "serinus.dev"
 VERSION = "v1alpha1"
@@ -31,6 +34,8 @@ _WORDS = {
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "greater_than": "a number above {gt}",
@@ -57,6 +62,14 @@ class SpecModel(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema, with what only code can check added for a cluster's API server."""
+        found = handler.resolve_ref_schema(handler(schema))
+        if rules := rules_of(cls):
+            found[KEYWORD] = [each.schema() for each in rules]
+        return found
 
 
 class Metadata(BaseModel):

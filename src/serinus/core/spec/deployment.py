@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from serinus.core.spec.common import Name, Resource, SpecModel
 from serinus.core.spec.log import PredictionLog
 from serinus.core.spec.rollout import Rollout
+from serinus.core.spec.rules import immutable, milliseconds, must
 from serinus.core.spec.traffic import Traffic, Version
 from serinus.core.times import Duration, PositiveDuration
 
@@ -17,8 +18,8 @@ from serinus.core.times import Duration, PositiveDuration
 class ModelRef(SpecModel):
     """The version to serve."""
 
-    name: Name
-    """Name in the registry, and in the address that applications call."""
+    name: Annotated[Name, Field(json_schema_extra=immutable("the name it has: another model is another resource"))]
+    """Name in the registry, and in the address that applications call. It never changes."""
     version: Version = "champion"
     """A registry version, or the alias that names one."""
 
@@ -44,11 +45,12 @@ class Predictor(SpecModel):
     timeout: PositiveDuration = timedelta(seconds=10)
     """Longest time for one answer."""
 
-    @model_validator(mode="after")
-    def _answerable(self) -> Predictor:
-        if self.timeout <= self.batching.max_delay:
-            raise ValueError("a timeout longer than batching.maxDelay, or no answer could be in time")
-        return self
+    @must(
+        "a timeout longer than batching.maxDelay, or no answer could be in time",
+        cel=f"{milliseconds('self.timeout')} > {milliseconds('self.batching.maxDelay')}",
+    )
+    def _answerable(self) -> bool:
+        return self.timeout > self.batching.max_delay
 
 
 Handling = Literal["impute", "flag", "reject"]
@@ -98,11 +100,12 @@ class ModelDeploymentSpec(SpecModel):
     rollout: Rollout | None = None
     """How a new version earns its traffic; versions change by `serinus deploy` alone where not given."""
 
-    @model_validator(mode="after")
-    def _one_split(self) -> ModelDeploymentSpec:
-        if self.rollout is not None and self.traffic.canary is not None:
-            raise ValueError("a rollout or a traffic.canary: both decide who gets how much")
-        return self
+    @must(
+        "a rollout or a traffic.canary: both decide who gets how much",
+        cel="!(has(self.rollout) && has(self.traffic.canary))",
+    )
+    def _one_split(self) -> bool:
+        return self.rollout is None or self.traffic.canary is None
 
 
 class ModelDeployment(Resource):

@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from serinus.core.spec.common import PATTERN_WORDS, SpecModel
+from serinus.core.spec.rules import must
 from serinus.core.times import PositiveDuration
 
 _MIB = 1024 * 1024
@@ -40,8 +41,9 @@ class PredictionLog(SpecModel):
         """Path or URL of the destination, for a project's folder of state."""
         return self.destination or str(state / "predictions")
 
-    @model_validator(mode="after")
-    def _roomy(self) -> PredictionLog:
-        if self.buffer_limit < self.segment_bytes:
-            raise ValueError("a bufferLimit of at least segmentBytes, or no file could be finished")
-        return self
+    @must(
+        "a bufferLimit of at least segmentBytes, or no file could be finished",
+        cel="self.bufferLimit >= self.segmentBytes",
+    )
+    def _roomy(self) -> bool:
+        return self.buffer_limit >= self.segment_bytes

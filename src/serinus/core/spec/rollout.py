@@ -11,9 +11,10 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from serinus.core.spec.common import Name, SpecModel
+from serinus.core.spec.rules import milliseconds, must
 from serinus.core.spec.traffic import Percent
 from serinus.core.spec.training import Cron
 from serinus.core.times import PositiveDuration
@@ -21,8 +22,12 @@ from serinus.core.times import PositiveDuration
 Weight = Annotated[float, Field(gt=0, lt=100)]
 Ratio = Annotated[float, Field(ge=1, le=100)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Query = Annotated[str, Field(min_length=1)]
+Query = Annotated[str, Field(min_length=1, max_length=4096)]
 VERSION_PLACEHOLDER = "$version"
+GUARD_NAMES = (
+    "errors", "slow", "latency", "features", "predictions", "expected", "quality", "estimate", "sample-ratio",
+)  # fmt: skip
+"""What the built-in guards are called in status and ledger."""
 
 
 class Guard(SpecModel):
@@ -123,11 +128,12 @@ class QueryGuard(RateGuard):
     denominator: Query
     """PromQL of the counter of what could have been bad, `$version` standing for the version."""
 
-    @model_validator(mode="after")
-    def _by_version(self) -> QueryGuard:
-        if any(VERSION_PLACEHOLDER not in each for each in (self.numerator, self.denominator)):
-            raise ValueError(f"expressions with {VERSION_PLACEHOLDER} in them, or versions could not be told apart")
-        return self
+    @must(
+        f"expressions with {VERSION_PLACEHOLDER} in them, or versions could not be told apart",
+        cel=f"[self.numerator, self.denominator].all(each, each.contains('{VERSION_PLACEHOLDER}'))",
+    )
+    def _by_version(self) -> bool:
+        return all(VERSION_PLACEHOLDER in each for each in (self.numerator, self.denominator))
 
 
 class SampleRatio(SpecModel):
@@ -156,24 +162,19 @@ class Guards(SpecModel):
     """The distribution of predicted probabilities."""
     quality: Quality = Quality()
     """Loss by outcomes that became known, and estimated before."""
-    queries: list[QueryGuard] = []
+    queries: Annotated[list[QueryGuard], Field(max_length=20)] = []
     """Rates of the user's own."""
     sample_ratio: SampleRatio = SampleRatio()
     """Observed against configured split."""
 
-    @model_validator(mode="after")
-    def _named_once(self) -> Guards:
+    @must(
+        "queries with names of their own",
+        cel=f"self.queries.all(q, !(q.name in {list(GUARD_NAMES)}) && self.queries.exists_one(r, r.name == q.name))",
+    )
+    def _named_once(self) -> bool | str:
         names = [each.name for each in self.queries]
         taken = sorted({name for name in names if names.count(name) > 1 or name in GUARD_NAMES})
-        if taken:
-            raise ValueError(f"queries with names of their own; {', '.join(taken)} is taken")
-        return self
-
-
-GUARD_NAMES = (
-    "errors", "slow", "latency", "features", "predictions", "expected", "quality", "estimate", "sample-ratio",
-)  # fmt: skip
-"""What the built-in guards are called in status and ledger."""
+        return not taken or f"{', '.join(taken)} is taken"
 
 
 class Shadow(SpecModel):
@@ -195,11 +196,12 @@ class Pace(SpecModel):
     ready_timeout: PositiveDuration = timedelta(minutes=10)
     """A canary that is not ready for so long is taken back."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Pace:
-        if self.maximum_duration <= self.minimum_duration:
-            raise ValueError("a maximumDuration longer than minimumDuration")
-        return self
+    @must(
+        "a maximumDuration longer than minimumDuration",
+        cel=f"{milliseconds('self.maximumDuration')} > {milliseconds('self.minimumDuration')}",
+    )
+    def _ordered(self) -> bool:
+        return self.maximum_duration > self.minimum_duration
 
 
 class FreezeWindow(SpecModel):
@@ -240,23 +242,31 @@ class Rollout(SpecModel):
     """What is compared between canary and stable version."""
     inconclusive: Literal["pause", "rollback"] = "pause"
     """What happens when a stage's maximum duration is over and it is undecided."""
-    approvals: list[Percent] = []
+    approvals: Annotated[list[Percent], Field(max_length=21)] = []
     """Steps, by weight, that wait for `serinus rollout approve`; 100 is the promotion."""
-    freeze: list[FreezeWindow] = []
+    freeze: Annotated[list[FreezeWindow], Field(max_length=100)] = []
     """Stretches of time without steps forward."""
     confirmation: Confirmation | None = Confirmation()
     """What follows a promotion; null makes it final at once."""
 
-    @model_validator(mode="after")
-    def _rising(self) -> Rollout:
-        if any(before >= after for before, after in pairwise(self.steps)):
-            raise ValueError("steps that rise, such as [5, 20, 50]")
+    @must(
+        "steps that rise, such as [5, 20, 50]",
+        cel="self.steps.isSorted() && self.steps.all(s, self.steps.exists_one(t, t == s))",
+    )
+    def _rising(self) -> bool:
+        return all(before < after for before, after in pairwise(self.steps))
+
+    @must("approvals of weights that are steps, or 100", cel="self.approvals.all(a, a == 100.0 || a in self.steps)")
+    def _approvals_of_steps(self) -> bool | str:
         unknown = [f"{each:g}" for each in self.approvals if each not in (*self.steps, 100)]
-        if unknown:
-            raise ValueError(f"approvals of weights that are steps, or 100; {', '.join(unknown)} is none")
-        if self.confirmation is not None and not self.guards.quality.enabled:
-            raise ValueError("guards.quality enabled, or a null confirmation: outcomes are what confirms a version")
-        return self
+        return not unknown or f"{', '.join(unknown)} is none"
+
+    @must(
+        "guards.quality enabled, or a null confirmation: outcomes are what confirms a version",
+        cel="!has(self.confirmation) || self.guards.quality.enabled",
+    )
+    def _confirmable(self) -> bool:
+        return self.confirmation is None or self.guards.quality.enabled
 
     @property
     def stages(self) -> int:

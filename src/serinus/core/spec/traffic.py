@@ -15,14 +15,15 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    model_validator,
 )
 
 from serinus.core.spec.common import Name, SpecModel
+from serinus.core.spec.rules import cel, milliseconds, must
 from serinus.core.times import Duration, PositiveDuration
 
 _RESERVED = ("x-envoy-", "x-serinus-")
 _OWN = ("x-serinus-version",)
+_HEADER_WORDS = "a header name that does not begin with x-envoy- or x-serinus-: Envoy and Serinus use those"
 
 
 def _version(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -35,7 +36,7 @@ def _version(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 def _header(value: str) -> str:
     if value.startswith(_RESERVED) and value not in _OWN:
-        raise ValueError("a header name that does not begin with x-envoy- or x-serinus-: Envoy and Serinus use those")
+        raise ValueError(_HEADER_WORDS)
     return value
 
 
@@ -45,7 +46,11 @@ Version = Annotated[
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Header = Annotated[Name, AfterValidator(_header)]
+Header = Annotated[
+    Name,
+    AfterValidator(_header),
+    Field(json_schema_extra=cel(f"self in {list(_OWN)} || !self.matches('^({'|'.join(_RESERVED)})')", _HEADER_WORDS)),
+]
 
 
 class Canary(SpecModel):
@@ -58,11 +63,12 @@ class Canary(SpecModel):
     shadow: Percent = 0
     """Percent of the requests that it gets a copy of, in steps of 0.01; its answers to them are thrown away."""
 
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Canary:
-        if self.weight and self.shadow:
-            raise ValueError("either a weight or a shadow: a request that the canary answers is no good as a copy too")
-        return self
+    @must(
+        "either a weight or a shadow: a request that the canary answers is no good as a copy too",
+        cel="self.weight == 0.0 || self.shadow == 0.0",
+    )
+    def _one_of_them(self) -> bool:
+        return not (self.weight and self.shadow)
 
 
 class Sticky(SpecModel):
@@ -97,11 +103,9 @@ class Quota(SpecModel):
     clients: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     """Clients that are told apart at most; beyond it, who was not seen for longest starts with a fresh quota."""
 
-    @model_validator(mode="after")
-    def _countable(self) -> Quota:
-        if self.per < timedelta(milliseconds=50):
-            raise ValueError("a period of at least 50ms")
-        return self
+    @must("a period of at least 50ms", cel=f"{milliseconds('self.per')} >= 50")
+    def _countable(self) -> bool:
+        return self.per >= timedelta(milliseconds=50)
 
 
 class Drain(SpecModel):
@@ -112,11 +116,12 @@ class Drain(SpecModel):
     limit: PositiveDuration = timedelta(seconds=10)
     """How long requests under way may then take to end."""
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Drain:
-        if self.notice + self.limit > timedelta(minutes=2):
-            raise ValueError("notice and limit of two minutes together at most")
-        return self
+    @must(
+        "notice and limit of two minutes together at most",
+        cel=f"{milliseconds('self.notice')} + {milliseconds('self.limit')} <= 120000",
+    )
+    def _bounded(self) -> bool:
+        return self.notice + self.limit <= timedelta(minutes=2)
 
 
 class Traffic(SpecModel):

@@ -6,13 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from croniter import CroniterBadDateError, croniter
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from serinus.core.dataset import Split
-from serinus.core.spec.common import EntryPoint, Name, Resource, SpecModel
+from serinus.core.spec.common import PATTERN_WORDS, EntryPoint, Name, Resource, SpecModel
+from serinus.core.spec.rules import immutable, milliseconds, must
 from serinus.core.times import Duration, Interval, Moment, PositiveDuration
 
 _CRON_WORDS = "a cron expression of five fields, such as '0 3 * * 1'"
+_CRON_PATTERN = r"^\s*\S+(\s+\S+){4}\s*$"
+PATTERN_WORDS[_CRON_PATTERN] = _CRON_WORDS
 
 
 def _cron(text: str) -> str:
@@ -25,7 +28,7 @@ def _cron(text: str) -> str:
     return text
 
 
-Cron = Annotated[str, AfterValidator(_cron), Field(json_schema_extra={"pattern": r"^\s*\S+(\s+\S+){4}\s*$"})]
+Cron = Annotated[str, AfterValidator(_cron), Field(json_schema_extra={"pattern": _CRON_PATTERN})]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -54,13 +57,19 @@ class Windows(SpecModel):
     label_delay: Duration = timedelta(0)
     """How long after a request its outcome is known, at the latest. The held-out period ends this long before as-of."""
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Windows:
-        if self.start is None and self.length is None:
-            raise ValueError("a start (an expanding window) or a length (a sliding one), or both")
-        if self.length is not None and self.length <= self.validation:
-            raise ValueError("a length longer than validation, which is its last part")
-        return self
+    @must(
+        "a start (an expanding window) or a length (a sliding one), or both",
+        cel="has(self.start) || has(self.length)",
+    )
+    def _bounded(self) -> bool:
+        return self.start is not None or self.length is not None
+
+    @must(
+        "a length longer than validation, which is its last part",
+        cel=f"!has(self.length) || {milliseconds('self.length')} > {milliseconds('self.validation')}",
+    )
+    def _longer_than_validation(self) -> bool:
+        return self.length is None or self.length > self.validation
 
     def split(self, as_of: datetime) -> Split:
         """The three intervals for a run at `as_of`.
@@ -165,8 +174,10 @@ class ContinuousTrainingSpec(SpecModel):
     """What starts the pipeline again."""
     limits: Limits = Limits()
     """What triggers may not exceed."""
-    deployment: Name
-    """The ModelDeployment that accepted versions go to."""
+    deployment: Annotated[
+        Name, Field(json_schema_extra=immutable("the name it has: another deployment is another resource"))
+    ]
+    """The ModelDeployment that accepted versions go to. It never changes."""
 
 
 class ContinuousTraining(Resource):

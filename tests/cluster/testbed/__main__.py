@@ -1,0 +1,83 @@
+"""One command up, one down, and one that does both around another: `run -- pytest tests/cluster`.
+
+Where KUBECONFIG is set there is a cluster already: `run` then only runs the command. A testbed that was up before `run`
+stays up, so that one can look into it between two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from tests.cluster.testbed.cluster import LEVELS, Cluster, told
+
+CHECKOUT = Path(__file__).parents[3]
+
+
+def main() -> int:
+    """The exit code: of the command that is run, or 1 when the testbed cannot be had."""
+    options = _parser().parse_args()
+    if options.verb == "run" and os.environ.get("KUBECONFIG"):
+        _say(f"using the cluster of KUBECONFIG={os.environ['KUBECONFIG']}")
+        return subprocess.run(options.command, check=False).returncode
+    # What ends this process must still take the testbed down.
+    signal.signal(signal.SIGTERM, _leave)
+    cluster = Cluster(options.level, CHECKOUT)
+    try:
+        return {"up": _up, "down": _down, "run": _run}[options.verb](cluster, options.command)
+    except RuntimeError as error:
+        _say(f"testbed: {error}")
+        return 1
+
+
+def _up(cluster: Cluster, _: list[str]) -> int:
+    told(cluster.up(), _say)
+    enter = " ".join(cluster.network.inside("env", f"KUBECONFIG={cluster.kubeconfig}", f"{cluster.path()}/kubectl"))
+    _say(f"kubectl: {enter}")
+    return 0
+
+
+def _down(cluster: Cluster, _: list[str]) -> int:
+    cluster.down()
+    return 0
+
+
+def _run(cluster: Cluster, command: list[str]) -> int:
+    was_up = cluster.is_up
+    try:
+        told(cluster.up(), _say)
+        settings = {"KUBECONFIG": str(cluster.kubeconfig), "PATH": f"{cluster.path()}:{os.environ['PATH']}"}
+        inside = cluster.network.inside(*command)
+        return subprocess.run(inside, env={**os.environ, **settings}, check=False).returncode
+    finally:
+        if not was_up:
+            cluster.down()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.testbed", description=__doc__)
+    parser.add_argument("--level", choices=LEVELS, default="api", help="how much of a cluster (default: api)")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, words in (("up", "bring it up, and say how to reach it"), ("down", "take it down")):
+        verbs.add_parser(name, help=words).set_defaults(command=[])
+    run = verbs.add_parser("run", help="run a command beside it, and take it down again")
+    run.add_argument("command", nargs="+", help="the command, after --")
+    return parser
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
