@@ -62,7 +62,7 @@ def _of_version(door: Door, backend: Backend) -> list[dict[str, Any]]:
     name, limits = cluster_name(door.model, backend.version), _breakers(door.traffic.limits)
     watched = limits | _watch(door.model)
     management = _on_port(backend.management_port)
-    place, asked = _on_port(backend.port), {"port_value": backend.management_port}
+    place, asked = _on_port(backend.port), _asked_on(backend.management_port)
     if backend.socket is not None:
         place, asked = {"pipe": {"path": str(backend.socket)}}, {"address": management}
     return [
@@ -75,6 +75,10 @@ def _of_version(door: Door, backend: Backend) -> list[dict[str, Any]]:
 
 def _on_port(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": LOOPBACK, "port_value": port}}
+
+
+def _asked_on(port: int) -> dict[str, Any]:
+    return {"port_value": port}
 
 
 def _static(name: str, place: dict[str, Any], asked: dict[str, Any] | None = None) -> dict[str, Any]:
