@@ -55,7 +55,7 @@ def show(serinus: Serinus, port: str, reports: Path) -> dict[str, Any]:
     started = time.monotonic()
     good = _challenger(serinus)
     with _as_before():
-        serinus("up", "--as-of", SINCE, "--port", port)
+        serinus("up", "--as-of", SINCE, "--port", port, "--wait", "600")
         try:
             promoted = _roll_out(serinus, good, (SINCE, UNTIL), reports)
             bad = _register_with_a_bug(good)
