@@ -32,6 +32,7 @@ AFTERWARDS = "2013-09-21T12:00:00+00:00"
 AFTERWARDS_UNTIL = "2013-09-25T12:00:00+00:00"
 MODEL = "flights"
 MINUTES_AN_HOUR = 60.0
+BUG = "duration-in-hours"
 
 Serinus = Callable[..., dict[str, Any]]
 """Runs a command as a user would, and gives the object that `--json` printed."""
@@ -52,9 +53,9 @@ class Rollout:
 def show(serinus: Serinus, port: str, reports: Path) -> dict[str, Any]:
     """Roll out the challenger, then the version with the bug; gives the figures of both."""
     started = time.monotonic()
+    good = _challenger(serinus)
     with _as_before():
-        good = _challenger(serinus)
-        serinus("up", "--as-of", SINCE, "--port", port)
+        serinus("up", "--as-of", SINCE, "--port", port, "--wait", "600")
         try:
             promoted = _roll_out(serinus, good, (SINCE, UNTIL), reports)
             bad = _register_with_a_bug(good)
@@ -96,9 +97,10 @@ def _roll_out(serinus: Serinus, version: int, times: tuple[str, str], reports: P
 
 
 def _challenger(serinus: Serinus) -> int:
-    """The version that the scheduled run of September trained."""
-    for version in serinus("models")["versions"]:
-        if "challenger" in version["aliases"]:
+    """The version that the scheduled run of September trained, whatever an interrupted demo left as the challenger."""
+    for version in serinus("models")["versions"]:  # the newest first
+        if version["lineage"]["pipeline_run"] != BUG and "champion" not in version["aliases"]:
+            _registry().set_alias(MODEL, CHALLENGER, version["version"])
             return int(version["version"])
     raise SystemExit("no challenger was registered: there is nothing to roll out")
 
@@ -116,7 +118,7 @@ def _register_with_a_bug(good: int) -> int:
         _take_hours(folder / PROGRAM, signature)
         parts = Parts(folder / PROGRAM, folder / SIGNATURE, folder / PROFILE, folder / HANDLER)
         packaged = package(MODEL, parts, folder / "package")
-        lineage = version.lineage.model_copy(update={"pipeline_run": "duration-in-hours", "code_digest": "by hand"})
+        lineage = version.lineage.model_copy(update={"pipeline_run": BUG, "code_digest": "by hand"})
         card = "# flights\n\nTakes the duration in hours.\n"
         record = RunRecord(name=MODEL, lineage=lineage, accepted=True, metrics=version.metrics, card=card)
         registered = registry.register(record, packaged.path, packaged.digest)
