@@ -40,7 +40,7 @@ def test_it_says_how_cases_end_and_writes_a_page(spec: str, tmp_path: Path) -> N
 
 def test_the_same_seed_gives_the_same_json_and_warnings_are_in_it(spec: str) -> None:
     def run(seed: str) -> dict[str, object]:
-        given = ["simulate", "-f", spec, "--rollouts", "10", "--rate", "6/m", "--seed", seed, "--json"]
+        given = ["simulate", "-f", spec, "--rollouts", "10", "--rate", "6/h", "--seed", seed, "--json"]
         result = CliRunner().invoke(app(), given)
         assert result.exit_code == 0, result.output
         found: dict[str, object] = json.loads(result.stdout)

@@ -208,9 +208,11 @@ def test_a_version_behind_a_socket_is_asked_for_its_health_on_its_management_por
     found = clusters(door(backends=(STABLE.model_copy(update={"port": 0, "socket": socket}),)))["resources"]
     places = {each["name"]: each["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"] for each in found}
     management = {"socket_address": {"address": "127.0.0.1", "port_value": 20011}}
+    pipe = {"pipe": {"path": str(socket)}}
     assert places == {
-        "flights-3": {"address": {"pipe": {"path": str(socket)}}, "health_check_config": {"address": management}},
-        "flights-3-management": {"address": management},
+        "flights-3": {"address": pipe, "hostname": "flights-3", "health_check_config": {"address": management}},
+        "flights-3-shadow": {"address": pipe, "hostname": "flights-3-shadow"},
+        "flights-3-management": {"address": management, "hostname": "flights-3-management"},
     }
 
 

@@ -40,7 +40,7 @@ def test_what_a_warning_says_is_needed_is_about_what_simulated_rollouts_need() -
     policy = policy.model_copy(update={"pace": Pace(maximum_duration=timedelta(days=5))})
     load = Workload(rate=1.0)
     outcomes = simulate(policy, world_of(policy, load, Scenario(name="healthy")), np.random.default_rng(0), 100)
-    assert outcomes.promoted.all()
+    assert outcomes.promoted.mean() >= 1 - policy.alpha / 2
     assert 0.5 * needed < np.median(outcomes.judged) < 1.5 * needed
 
 

@@ -208,13 +208,6 @@ TOGETHER = [
     ),
     (
         DEPLOYMENT,
-        "spec.rollout.guards.predictions.tolerance",
-        0.2,
-        "spec.rollout.guards.predictions",
-        "a margin of at least the tolerance",
-    ),
-    (
-        DEPLOYMENT,
         "spec.rollout.guards.queries",
         [QUERY, {**QUERY, "name": "returns", "numerator": "returns"}],
         "spec.rollout.guards.queries[1]",
