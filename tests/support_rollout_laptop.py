@@ -334,7 +334,7 @@ class Looks:
         serving, registry = served(site.file)
         self._controller = controller(serving, registry, Options(ready_seconds=READY))
 
-    def until_action(self, action: str, seconds: float = 300) -> Decision:
+    def until_action(self, action: str, seconds: float = 900) -> Decision:
         """The first decision to do so."""
 
         def look() -> Decision | None:
