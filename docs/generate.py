@@ -86,7 +86,9 @@ def _fields(schema: dict[str, Any], path: str) -> Iterator[list[str]]:
     for name, field in schema["properties"].items():
         at = f"{path}.{name}"
         inner = field.get("additionalProperties")
-        default = _code(field["default"]) if "default" in field else ("required" if name in required else "none")
+        # An object's default is that of its fields, which follow.
+        value = {} if "properties" in field else field.get("default")
+        default = _code(value) if "default" in field else ("required" if name in required else "none")
         yield [f"`{at}`", _type(field), default, _allowed(field), field.get("description", "")]
         if "properties" in field:
             yield from _fields(field, at)

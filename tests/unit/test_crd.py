@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from jsonschema import Draft4Validator
+from jsonschema import Draft4Validator, Draft202012Validator
 from pydantic import BaseModel
 
 from serinus.core.crd import crd_names, custom_resource_definition, structural_schema
@@ -165,8 +165,21 @@ def test_most_mistakes_can_be_told_by_a_schema() -> None:
 
 
 def test_the_schema_needs_a_start_or_a_length() -> None:
-    assert not accepts(changed(TRAINING, "spec.windows", {"holdout": "31d"}))
+    # What an editor checks by says it as alternatives, what a cluster checks by as a rule (see tests/cluster).
+    for_editors = Draft202012Validator(KINDS["ContinuousTraining"].model_json_schema())
+    assert not for_editors.is_valid(changed(TRAINING, "spec.windows", {"holdout": "31d"}))
+    assert for_editors.is_valid(changed(TRAINING, "spec.windows", {"length": "60d"}))
+    windows = structural_schema(KINDS["ContinuousTraining"])["properties"]["spec"]["properties"]["windows"]
+    assert "has(self.start) || has(self.length)" in [each["rule"] for each in windows[KEYWORD]]
     assert accepts(changed(TRAINING, "spec.windows", {"length": "60d"}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_default_that_a_rule_judges_is_whole(kind: str) -> None:
+    # An API server tries the rules on the default before it fills in what is in it.
+    for path, node in nodes(structural_schema(KINDS[kind])):
+        if KEYWORD in node and "default" in node and "properties" in node:
+            assert defaulted(node, copy.deepcopy(node["default"])) == node["default"], path
 
 
 def test_some_mistakes_are_beyond_a_schema() -> None:

@@ -168,6 +168,9 @@ def _rewrite(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
     if node.get("x-kubernetes-int-or-string"):
         return _int_or_string(node)
     node = _without_null(node, definitions)
+    if KEYWORD in node:
+        # One of several fields being required is a rule's to say: it names the object, not the field that was tried.
+        node.pop("anyOf", None)
     result = {key: node[key] for key in sorted(node.keys() - _DROPPED, key=_position)}
     if "description" in result:
         result["description"] = " ".join(result["description"].split())
@@ -232,9 +235,12 @@ def _mapping(values: Any, definitions: Mapping[str, Any]) -> Schema:
 
 
 def _default(node: Schema) -> Any:
-    """An object whose fields all have defaults of their own defaults to an empty one: they are filled in one by one."""
+    """An object whose fields all have defaults of their own defaults to an empty one: they are filled in one by one.
+
+    Not where a rule judges the object: an API server tries rules on the default as it stands.
+    """
     filled = isinstance(node["default"], dict) and "properties" in node and not node.get("required")
-    return {} if filled else node["default"]
+    return {} if filled and KEYWORD not in node else node["default"]
 
 
 def _position(key: str) -> tuple[int, str]:
