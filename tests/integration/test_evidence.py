@@ -52,7 +52,7 @@ class Looks:
             found = self.look()
             return found if condition(found) else None
 
-        found = eventually(looked, 30)
+        found = eventually(looked, 120)
         assert found is not None
         return found
 

@@ -65,7 +65,16 @@ class Site:
         yield grown
 
     def log_counts(self) -> LogCounts:
-        return read_counts(self.front.url)
+        """The log's counters once no row is on its way from memory to a file any more."""
+        seen: list[LogCounts] = []
+
+        def still() -> LogCounts | None:
+            seen.append(read_counts(self.front.url))
+            return seen[-1] if seen[-1:] == seen[-2:-1] else None
+
+        found = eventually(still, timeout=60, interval=0.5)
+        assert found is not None
+        return found
 
 
 @pytest.fixture(scope="module")
