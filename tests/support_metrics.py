@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -135,6 +136,12 @@ class Server:
             return httpx.get(f"{self.url}/-/ready").status_code in (200, 400)
         except httpx.TransportError:
             return False
+
+    def scraped_all_since(self, moment: datetime) -> bool:
+        """Whether every target was scraped after a moment."""
+        query = {"query": "min(timestamp(up))"}
+        found = httpx.get(f"{self.url}/api/v1/query", params=query).json()["data"]["result"]
+        return bool(found) and float(found[0]["value"][1]) > moment.timestamp()
 
     def stop(self) -> None:
         if self.process is not None:
