@@ -120,7 +120,7 @@ def _allowed(field: dict[str, Any]) -> str:
             rules.append(f"{closed_sign if exclusive else open_sign} {field[bound]}")
     pattern = field.get("pattern")
     if pattern == DURATION_PATTERN:
-        rules += ["> 0s"] if "allOf" in field else []
+        rules += ["> 0s"] if "anyOf" in field else []
     elif pattern:
         rules.append(PATTERN_WORDS.get(pattern) or f"`{pattern}`")
     # What holds for the items of a list as a whole is said at the list.

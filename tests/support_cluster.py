@@ -9,9 +9,8 @@ from typing import Any
 
 from kubernetes import client
 
-from serinus.core.spec.common import GROUP, VERSION
-
 PLURALS = {"ContinuousTraining": "continuoustrainings", "ModelDeployment": "modeldeployments"}
+NOT_FOUND = 404
 _UNKNOWN = re.compile(r'unknown field "([^"]+)"')
 
 
@@ -31,12 +30,15 @@ def refused(api: client.ApiClient, namespace: str, document: dict[str, Any]) -> 
     within it is no mistake of its own: what lies above another one's path is left out, as are the server's remarks
     without a path.
     """
+    group, _, version = document["apiVersion"].partition("/")
     try:
         client.CustomObjectsApi(api).create_namespaced_custom_object(
-            GROUP, VERSION, namespace, PLURALS[document["kind"]], jsonable(document),
+            group, version, namespace, PLURALS[document["kind"]], jsonable(document),
             dry_run="All", field_validation="Strict",
         )  # fmt: skip
     except client.ApiException as error:
+        if error.status == NOT_FOUND:
+            return {"": "no such group or version"}
         return _innermost(_told(json.loads(error.body)))
     return {}
 

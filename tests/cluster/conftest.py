@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from kubernetes import client, config
 
+from serinus.core.spec import KINDS
+from tests.support import eventually
+
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "manifests" / "base" / "crds"
 
@@ -50,8 +53,11 @@ def api() -> Iterator[client.ApiClient]:
 def definitions(kubectl: Kubectl) -> Iterator[None]:
     """The two CustomResourceDefinitions, as they are in the repository. Those that were not there go again."""
     before = set(kubectl("get", "crd", "--output=name").split())
-    applied = kubectl("apply", "--server-side", f"--filename={CRDS}", "--output=name").split()
+    applied = kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}", "--output=name").split()
     kubectl("wait", "--for=condition=Established", "--timeout=60s", *applied)
+    # The server publishes the schema, by which kubectl explains and applies, a moment after it judges by it.
+    for kind in KINDS:
+        eventually(lambda kind=kind: kubectl("explain", f"{kind.lower()}.status.conditions"), timeout=30)
     yield
     if new := [name for name in applied if name not in before]:
         kubectl("delete", *new)

@@ -22,7 +22,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/serinus.yaml"))
 
 # What the API server does differently, by its nature.
 ELSEWHERE = {
-    # It knows which version the address names, and says so without a path.
+    # A version that it does not have is an address that it does not have: nothing in the document is judged.
     ("apiVersion", "serinus.dev/v1"): "",
 }
 # A null that may not be is taken away, and the default filled in: the field was as good as left out.

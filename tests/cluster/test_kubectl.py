@@ -144,7 +144,8 @@ def captures(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "printed"), captures(PAGE), ids=lambda each: each.split("\n")[0])
 def test_what_the_page_shows_is_what_kubectl_says(kubectl: Kubectl, command: str, printed: str) -> None:
-    assert kubectl(*command.split()).rstrip() == printed.rstrip()
+    said = kubectl(*command.split()).strip().splitlines()
+    assert [line.rstrip() for line in said] == printed.strip().splitlines()
 
 
 @pytest.mark.parametrize("kind", ["modeldeployment", "continuoustraining"])
@@ -153,3 +154,7 @@ def test_every_field_explains_itself(kubectl: Kubectl, kind: str) -> None:
     assert "<Object>" in said
     for part in ("spec", "status"):
         assert "<no description>" not in kubectl("explain", f"{kind}.{part}")
+
+
+def test_durations_are_text_and_their_bounds_are_rules(kubectl: Kubectl) -> None:
+    assert "maximumDuration\t<string>" in kubectl("explain", "modeldeployment.spec.rollout.pace")

@@ -186,6 +186,8 @@ def _rewrite(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
         result["properties"] = {name: _rewrite(each, definitions) for name, each in node["properties"].items()}
     if "items" in node:
         result["items"] = _rewrite(node["items"], definitions)
+        # kubectl explain would print it below the list's own.
+        result["items"].pop("description", None)
     return result | _mapping(node.get("additionalProperties"), definitions)
 
 
@@ -239,8 +241,17 @@ def _default(node: Schema) -> Any:
 
     Not where a rule judges the object: an API server tries rules on the default as it stands.
     """
-    filled = isinstance(node["default"], dict) and "properties" in node and not node.get("required")
-    return {} if filled and KEYWORD not in node else node["default"]
+    default = node["default"]
+    if not isinstance(default, dict) or "properties" not in node or node.get("required"):
+        return default
+    return _without_nulls(default) if KEYWORD in node else {}
+
+
+def _without_nulls(value: Any) -> Any:
+    """A default object without the fields that are not given by default."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(each) for key, each in value.items() if each is not None}
 
 
 def _position(key: str) -> tuple[int, str]:

@@ -65,7 +65,8 @@ class _DurationSchema:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         text: JsonSchemaValue = {"type": "string", "pattern": DURATION_PATTERN, "minLength": 2, "maxLength": _LONGEST}
-        return text | ({"allOf": [{"pattern": "[1-9]"}]} if self._positive else {})
+        # A second pattern needs a place of its own. Not `allOf`: kubectl explain takes a single one for the type.
+        return text | ({"anyOf": [{"pattern": "[1-9]"}]} if self._positive else {})
 
 
 class _MomentSchema:

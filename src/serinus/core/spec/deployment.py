@@ -18,10 +18,10 @@ from serinus.core.times import Duration, PositiveDuration
 class ModelRef(SpecModel):
     """The version to serve."""
 
-    name: Annotated[Name, Field(json_schema_extra=immutable("the name it has: another model is another resource"))]
+    name: Annotated[Name, Field(json_schema_extra=immutable("the stored name: another model is another resource"))]
     """Name in the registry, and in the address that applications call. It never changes."""
     version: Version = "champion"
-    """A registry version, or the alias that names one."""
+    """A registry version, or the alias that names one: `champion` or `challenger`."""
 
 
 class Batching(SpecModel):

@@ -57,7 +57,7 @@ class Canary(SpecModel):
     """A second version beside the stable one."""
 
     version: Version
-    """A registry version, or the alias that names one."""
+    """A registry version, or the alias that names one: `champion` or `challenger`."""
     weight: Percent = 0
     """Percent of the requests that it answers, in steps of 0.01; with 0 it is up, and waits."""
     shadow: Percent = 0

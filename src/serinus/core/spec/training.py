@@ -175,7 +175,7 @@ class ContinuousTrainingSpec(SpecModel):
     limits: Limits = Limits()
     """What triggers may not exceed."""
     deployment: Annotated[
-        Name, Field(json_schema_extra=immutable("the name it has: another deployment is another resource"))
+        Name, Field(json_schema_extra=immutable("the stored name: another deployment is another resource"))
     ]
     """The ModelDeployment that accepted versions go to. It never changes."""
 
