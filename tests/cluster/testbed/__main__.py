@@ -7,16 +7,20 @@ stays up, so that one can look into it between two runs.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from tests.cluster.testbed.cluster import LEVELS, Cluster, told
 
-CHECKOUT = Path(__file__).parents[3]
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[2]
 
 
 def main() -> int:
@@ -35,28 +39,43 @@ def main() -> int:
         return 1
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody else brings this checkout's testbed up or down meanwhile. The lock is on a folder: it leaves no file."""
+    folder = os.open(HERE, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def _up(cluster: Cluster, _: list[str]) -> int:
-    told(cluster.up(), _say)
+    with _alone():
+        told(cluster.up(), _say)
     enter = " ".join(cluster.network.inside("env", f"KUBECONFIG={cluster.kubeconfig}", f"{cluster.path()}/kubectl"))
     _say(f"kubectl: {enter}")
     return 0
 
 
 def _down(cluster: Cluster, _: list[str]) -> int:
-    cluster.down()
+    with _alone():
+        cluster.down()
     return 0
 
 
 def _run(cluster: Cluster, command: list[str]) -> int:
-    was_up = cluster.is_up
+    was_up = True
     try:
-        told(cluster.up(), _say)
+        with _alone():
+            was_up = cluster.is_up
+            told(cluster.up(), _say)
         settings = {"KUBECONFIG": str(cluster.kubeconfig), "PATH": f"{cluster.path()}:{os.environ['PATH']}"}
         inside = cluster.network.inside(*command)
         return subprocess.run(inside, env={**os.environ, **settings}, check=False).returncode
     finally:
         if not was_up:
-            cluster.down()
+            _down(cluster, [])
 
 
 def _parser() -> argparse.ArgumentParser:
