@@ -90,7 +90,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_both_versions_traffic_is_what_was_sent(site: Site) -> None:
-    before = site.snapshot()
+    before = settled(site)
     origins = ["JFK"] * 6 + ["EWR", "XXX"]  # of four views EWR is stale in one, absent in one, XXX absent in two
     split = [site.ask(origin=origins[at % 8]) for at in range(240)]
     named = [site.ask("canary") for _ in range(11)]
@@ -98,7 +98,7 @@ def test_both_versions_traffic_is_what_was_sent(site: Site) -> None:
     httpx.get(f"{site.state.address}/v2/health/live")
     own = Counter(int(each.json()["model_version"]) for each in split)
     # Values and predictions are counted twice a second.
-    eventually(lambda: sum(sum(arm.predictions) for arm in both(site.since(before))) == 251)
+    eventually(lambda: sum(sum(arm.predictions) for arm in both(site.since(before))) == 251, timeout=60)
     found = site.since(before)
     assert (found.stable.routed, found.canary.routed) == (own[1], own[2])
     assert (found.stable.requests, found.canary.requests) == (own[1], own[2] + 11)
@@ -108,6 +108,19 @@ def test_both_versions_traffic_is_what_was_sent(site: Site) -> None:
         assert len(arm.latency) == len(arm.latency_edges) + 1
         assert 0 < arm.problems < arm.rows / 4
     assert sum(arm.problems for arm in both(found)) == 60 * 2 / 4
+
+
+def settled(site: Site) -> Snapshot:
+    """A look once everything that other tests had counted is written, which happens twice a second."""
+    looks = [site.snapshot()]
+
+    def still() -> Snapshot | None:
+        looks.append(site.snapshot())
+        return looks[-1] if (looks[-1].live, looks[-1].shadow) == (looks[-2].live, looks[-2].shadow) else None
+
+    found = eventually(still, timeout=60, interval=1.2)
+    assert found is not None
+    return found
 
 
 def both(interval: Interval) -> tuple[Arm, Arm]:
