@@ -59,8 +59,9 @@ class Site:
         return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A stack of its own for each test: what one kills, the next would count."""
     folder = tmp_path_factory.mktemp("evidence")
     platform = toy.platform(folder / ".serinus")
     toy.write_model(folder / "model", toy.signature(platform))
