@@ -130,6 +130,11 @@ class Server:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         eventually(self._ready, 30)
 
+    def known(self, targets: int) -> bool:
+        """Whether it has scraped so many targets; one that it has not is none to its queries."""
+        found = httpx.get(f"{self.url}/api/v1/query", params={"query": "count(up)"}).json()["data"]["result"]
+        return bool(found) and float(found[0]["value"][1]) == targets
+
     def _ready(self) -> bool:
         """Whether it takes requests; with TLS, who asks without gets 400."""
         try:
@@ -157,6 +162,8 @@ def scraping(folder: Path, *exporters: Exporter, options: tuple[str, ...] = ()) 
     server.scrape(*exporters)
     server.start()
     try:
+        if not options:
+            eventually(lambda: server.known(len(exporters)), 60)
         yield server
     finally:
         server.stop()

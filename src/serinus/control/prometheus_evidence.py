@@ -17,6 +17,9 @@ from serinus.engines.prometheus import Growth, Prometheus, Value, quoted
 
 _PLACEHOLDER = re.compile(re.escape(VERSION_PLACEHOLDER) + r"(?![A-Za-z0-9_])")
 _FRESH_SCRAPES = 3
+# A server that has just begun knows a target only once it has scraped it. What a target counted before that must not be
+# taken for what it counted since: so long, nothing is counted.
+_SETTLING_SCRAPES = 2
 _KNOWN = "1d"
 _NAMED_TARGETS = 3
 # Further back, what was known may have been thrown away, and what is counted anew cannot be told from what is not.
@@ -51,6 +54,8 @@ class PrometheusSource:
         try:
             missing = self._gaps(at)
             totals, epoch = self._totals(versions, before, at)
+            if at < self._settled(epoch):
+                missing.append("counting with Prometheus has just begun")
         except EngineError as error:
             return held("prometheus", before, at, str(error))
         except (ValueError, KeyError, IndexError) as error:
@@ -74,6 +79,8 @@ class PrometheusSource:
         nothing = Arms(dict.fromkeys(versions, Arm()), dict.fromkeys(versions, Arm()))
         if before is None or not before.epoch or at - before.at > _LONGEST_ABSENCE:
             return nothing, at.isoformat()
+        if before.at < self._settled(before.epoch):
+            return nothing, before.epoch
         found = self.server.growth(self._selector(versions), before.at, at)
         more = arms(_samples(found), self.model, versions)
         live = {version: added(before.arm(version), more.live[version]) for version in versions}
@@ -85,6 +92,10 @@ class PrometheusSource:
             {version: arm for version, arm in live.items() if arm is not None},
             {version: arm for version, arm in shadow.items() if arm is not None},
         ), before.epoch
+
+    def _settled(self, epoch: str) -> datetime:
+        """When every target that there was at the beginning of an epoch has been scraped."""
+        return datetime.fromisoformat(epoch) + _SETTLING_SCRAPES * self.interval
 
     def _selector(self, versions: Sequence[int]) -> str:
         numbers = "|".join(str(version) for version in versions)
