@@ -15,8 +15,8 @@ import typer
 from serinus.cli.place import platform_of
 
 if TYPE_CHECKING:
-    from serinus.core.ledger import Entry
-    from serinus.engines.ledger import Checked, Ledger
+    from serinus.core.ledger import Checked, Entry
+    from serinus.engines.ledger import Ledger
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The spec, or the folder that holds it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -80,7 +80,7 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Roll out a version, even one that was taken back before."""
-    from serinus.control.rollout_laptop import RegistryVersions
+    from serinus.control.rollout_versions import RegistryVersions
 
     serving, registry = served(file)
     model = serving.deployment.model

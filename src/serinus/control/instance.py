@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from serinus.control.state import RunFolder, StackState
 from serinus.core import inference
@@ -49,13 +49,21 @@ _REPLAY_AGE = timedelta(seconds=1)
 _SERINUS = (sys.executable, "-P", "-m", "serinus")
 
 
+class Exposure(NamedTuple):
+    """Where a predictor listens for others than this machine's: in a pod."""
+
+    address: str
+    copies_port: int
+    sidecar_port: int
+
+
 @dataclass(frozen=True)
 class Serving:
     """How versions of one model are served here.
 
     With `as_of` the past is replayed from that time: the age of a value is measured against the request's own time,
     and the replay moves the clock. Without it, and with a `spec`, a loop beside the model keeps features fresh and
-    starts the spec's pipeline when it is due.
+    starts the spec's pipeline when it is due. `exposed` to other machines it is in a pod alone.
     """
 
     platform: Platform
@@ -63,6 +71,7 @@ class Serving:
     feature_project: str
     as_of: datetime | None = None
     spec: Path | None = None
+    exposed: Exposure | None = None
 
     @property
     def clock(self) -> Literal["wall", "request"]:
@@ -191,7 +200,7 @@ def sidecar_program(folder: RunFolder, door: Door) -> Program:
     """The supervised process that exposes metrics. It is the last to end, after those whose metrics it has."""
     launch = folder.launch("sidecar")
     own = {"PROMETHEUS_MULTIPROC_DIR": str(folder.metrics)}
-    own_port = ("--port", str(door.sidecar_port), "--door", str(door.admin))
+    own_port = ("--port", str(door.sidecar_port), "--address", door.address, "--door", str(door.admin))
     command = (*_SERINUS, "sidecar", "--config", str(folder.sidecar), *own_port)
     Launch(command=command, environment=own).write(launch)
     return Program("sidecar", launch, stop_seconds=15, priority=100)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from serinus.core.errors import IntegrityError, SerinusError
@@ -27,10 +28,13 @@ _EVERY_SECONDS = 0.5
 
 
 class Observed(NamedTuple):
-    """What is in force: the shares, and which versions answer."""
+    """What is in force: the shares, which versions answer, `why` one does not where that is known, and why the canary
+    never can, where its archive is not the one that was registered."""
 
     shares: Shares
     ready: dict[int, bool]
+    why: Mapping[int, str] = MappingProxyType({})
+    broken: str | None = None
 
 
 class TrafficEngine(Protocol):
@@ -154,8 +158,9 @@ class Controller:
             target=self.versions.target(),
             applied=observed.shares == wanted,
             trouble=self._trouble,
-            broken=self._broken,
+            broken=self._broken or observed.broken,
             ready=observed.ready,
+            unready={number: why for number, why in observed.why.items() if not observed.ready.get(number, False)},
             traffic=traffic,
             quality=quality,
             commands=self.commands.pending(),

@@ -13,7 +13,8 @@ from serinus.control.instance import Serving
 from serinus.control.log_balance import read_counts
 from serinus.control.quality import QualitySettings, QualitySource
 from serinus.control.rollout import Controller
-from serinus.control.rollout_laptop import EnvoyTraffic, RegistryVersions, RolloutFolder
+from serinus.control.rollout_laptop import EnvoyTraffic, RolloutFolder
+from serinus.control.rollout_versions import RegistryVersions
 from serinus.control.stack import Options
 from serinus.control.state import RunFolder
 from serinus.core.errors import NotFound

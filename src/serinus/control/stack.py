@@ -22,7 +22,7 @@ from serinus.core.version import ModelVersion
 from serinus.engines import processes
 from serinus.engines.envoy import Backend, Door
 from serinus.engines.files import write_text
-from serinus.engines.ports import free_ports, require_free
+from serinus.engines.ports import LOOPBACK, free_ports, require_free
 from serinus.engines.torchserve import Instance
 from serinus.engines.waiting import wait_until
 
@@ -195,12 +195,16 @@ def _plan(serving: Serving, versions: list[ModelVersion], fetch: Fetch, place: t
     share = traffic.canary or CanaryShare(version=1)
     canaries = [Canary(version=v.version, digest=v.digest, weight=share.weight, shadow=share.shadow) for v in others]
     canary = canaries[0] if canaries else None
+    exposed = serving.exposed
+    beside = {each for instance, _ in prepared.values() for each in instance.ports}
     door = Door(
         model=stable.name,
         port=port,
+        address=exposed.address if exposed else LOOPBACK,
+        copies_port=exposed.copies_port if exposed else None,
         admin=runtime / "envoy.sock",
         folder=folder.path / "envoy",
-        sidecar_port=free_ports(1, avoid={each for instance, _ in prepared.values() for each in instance.ports})[0],
+        sidecar_port=exposed.sidecar_port if exposed else free_ports(1, avoid=beside)[0],
         timeout=serving.deployment.predictor.timeout,
         traffic=traffic,
         stable=stable.version,

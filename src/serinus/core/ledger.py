@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from math import isclose
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -70,6 +70,18 @@ class Broken(BaseModel):
 
     number: int
     why: str
+
+
+class Checked(NamedTuple):
+    """How many entries are good, the last one's digest, and the first one that is not."""
+
+    entries: int
+    digest: str
+    broken: Broken | None = None
+
+
+Progress = Callable[[int], None]
+"""Told how many entries are done."""
 
 
 class Head(BaseModel):
@@ -173,6 +185,49 @@ def advance(head: Head, entry: Entry) -> Head:
             raise IntegrityError(f"entry {entry.number} of the ledger comes out otherwise: {different}")
         state = decision.state
     return Head(number=entry.number, digest=entry.digest, policy=policy, state=state)
+
+
+def verify(lines: Iterable[bytes], head: Head | None, progress: Progress | None = None) -> Checked:
+    """Whether the entries are as they were written, none is missing, and the head that was kept names one of them."""
+    checked, named = Checked(0, FIRST), FIRST
+    for each in chain(lines):
+        if isinstance(each, Broken):
+            return checked._replace(broken=each)
+        checked = Checked(each.number, each.digest)
+        named = each.digest if head is not None and each.number == head.number else named
+        if progress is not None:
+            progress(each.number)
+    if head is None or named == head.digest:
+        return checked
+    if head.number > checked.entries:
+        return checked._replace(broken=Broken(number=checked.entries + 1, why=missing(head)))
+    return Checked(head.number - 1, FIRST, Broken(number=head.number, why=other(head)))
+
+
+def replay(lines: Iterable[bytes], progress: Progress | None = None) -> Checked:
+    """Make every decision again, and say which is the first that does not come out as it was written."""
+    checked, known = Checked(0, FIRST), Head()
+    for each in chain(lines):
+        if isinstance(each, Broken):
+            return checked._replace(broken=each)
+        try:
+            known = advance(known, each)
+        except IntegrityError as error:
+            return checked._replace(broken=Broken(number=each.number, why=error.message))
+        checked = Checked(each.number, each.digest)
+        if progress is not None:
+            progress(each.number)
+    return checked
+
+
+def missing(head: Head) -> str:
+    """Why a ledger is broken that ends before its head."""
+    return f"it is missing: {head.number} entries were written, as the head says"
+
+
+def other(head: Head) -> str:
+    """Why a ledger is broken whose entry is not the head's."""
+    return f"it is not the one that was written: the head says {head.digest}"
 
 
 def _difference(entry: Entry, decision: Decision) -> str | None:

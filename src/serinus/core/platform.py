@@ -11,7 +11,8 @@ class Platform(BaseModel):
     """Addresses and folders of the engines. `Platform.local` gives the laptop's defaults under one folder.
 
     `offline_uri` is the folder of feature sources, `online_store` Feast's `online_store` section, `feast_registry`
-    Feast's registry path or URL, `tracking_uri` and `artifact_uri` MLflow's, `pipeline_root` KFP's.
+    Feast's registry path or URL, `tracking_uri` and `artifact_uri` MLflow's, `pipeline_root` KFP's. `ledger_uri` is the
+    database of a cluster's ledgers; a laptop has files.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -23,6 +24,7 @@ class Platform(BaseModel):
     tracking_uri: str
     artifact_uri: str
     pipeline_root: str
+    ledger_uri: str | None = None
 
     @classmethod
     def local(cls, state: Path) -> Platform:

@@ -16,6 +16,17 @@ MAXIMUM_ROWS = 4096
 """Rows that a request may carry, unless told otherwise."""
 
 
+class PodConfig(BaseModel):
+    """What the pods of one model version are told on a cluster: what to serve, and how. Where the engines are, they
+    learn from the Platform of their namespace."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    digest: str
+    deployment: ModelDeploymentSpec
+
+
 class ServingConfig(BaseModel):
     """Read by the handler from the file that the environment variable SERINUS_SERVING names.
 

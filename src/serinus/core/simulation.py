@@ -6,7 +6,7 @@ freeze window, a pause is an end) and the time a canary takes to be ready. Rollo
 stage is run for all that reach it before the next one, everyone at their own time.
 
 A look costs the same whether a minute or an hour has passed, and a stage may last a thousand of them. So looks are
-taken further apart as a stage grows older, by default by a tenth of its age: the tests may be looked at as seldom as
+taken further apart as a stage grows older, by default by a fifth of its age: the tests may be looked at as seldom as
 one likes, it only makes a decision later by at most that share. A growth of 0 looks at every interval.
 """
 
@@ -27,7 +27,7 @@ from serinus.core.simulation_traffic import DAY, Look, Scenario, Workload, World
 from serinus.core.spec.rollout import Rollout
 
 Bools = NDArray[np.bool_]
-GROWTH = 0.1
+GROWTH = 0.2
 # Rollouts at once: more take more memory and no less time.
 BATCH = 2000
 # Rows of the held-out period by which predictions are expected.

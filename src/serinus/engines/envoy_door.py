@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from serinus.core.spec.traffic import Traffic
+from serinus.engines.ports import LOOPBACK
 
 TYPE = "type.googleapis.com/envoy."
 JSON = "application/json"
 ROUTES = "serinus"
+COPIES_ROUTES = "serinus-copies"
 SIDECAR = "sidecar"
 MANAGEMENT = "-management"
 COPIES = "-shadow"
@@ -71,13 +73,17 @@ class Door(BaseModel):
     """What Envoy is to do. `folder` holds its files, `admin` is the path of its admin socket, `port` the front port.
 
     `stable` and `canary` are the roles that a request may name; a backend without a role is being started or drained.
-    `revision` counts changes of the dynamic part, so that it can be seen when Envoy has taken one over.
+    `revision` counts changes of the dynamic part, so that it can be seen when Envoy has taken one over. Everything that
+    comes by `copies_port`, if there is one, is a copy for the stable version: who sends copies from elsewhere, as a
+    cluster's Gateway does, can mark them in no other way.
     """
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     port: int
+    address: str = LOOPBACK
+    copies_port: int | None = None
     admin: Path
     folder: Path
     sidecar_port: int

@@ -6,6 +6,7 @@ In the order of the filters, a request is counted against its client's quota, gi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from serinus.core.times import format_duration
 from serinus.engines import envoy_counts, envoy_grpc
 from serinus.engines.envoy_clusters import sidecar
 from serinus.engines.envoy_door import (
+    COPIES_ROUTES,
     HEADERS_FILTER,
     HEALTH_FILTER,
     JSON,
@@ -24,7 +26,6 @@ from serinus.engines.envoy_door import (
     Door,
     duration,
 )
-from serinus.engines.ports import LOOPBACK
 
 _CONNECTIONS = 4096
 _HEAP = 1024 * 1024 * 1024
@@ -40,7 +41,7 @@ def bootstrap(door: Door) -> dict[str, Any]:
         "node": {"id": "serinus", "cluster": door.model},
         "admin": {"address": {"pipe": {"path": str(door.admin), "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(door.clusters_file)},
-        "static_resources": {"listeners": [_listener(door)], "clusters": [sidecar(door)]},
+        "static_resources": {"listeners": list(_listeners(door)), "clusters": [sidecar(door)]},
         "overload_manager": _overload(),
     }
 
@@ -78,11 +79,23 @@ def _overload() -> dict[str, Any]:
     }
 
 
-def _listener(door: Door) -> dict[str, Any]:
-    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _connection_manager(door)}
+def _listeners(door: Door) -> Iterator[dict[str, Any]]:
+    yield _listener("front", (door.address, door.port), _connection_manager(door))
+    if door.copies_port is not None:
+        own = {"stat_prefix": "copies", "rds": {"route_config_name": COPIES_ROUTES, "config_source": _routes(door)}}
+        yield _listener("copies", (door.address, door.copies_port), _connection_manager(door) | own)
+
+
+def _routes(door: Door) -> dict[str, Any]:
+    return watched(door.routes_file)
+
+
+def _listener(name: str, place: tuple[str, int], manager: dict[str, Any]) -> dict[str, Any]:
+    address, port = place
+    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
     return {
-        "name": "front",
-        "address": {"socket_address": {"address": LOOPBACK, "port_value": door.port}},
+        "name": name,
+        "address": {"socket_address": {"address": address, "port_value": port}},
         # With port reuse a second server could take a share of the connections unnoticed.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": 1024 * 1024,
@@ -120,7 +133,7 @@ def _connection_manager(door: Door) -> dict[str, Any]:
         "request_timeout": "30s",
         "stream_idle_timeout": "30s",
         "drain_timeout": "1s",
-        "rds": {"route_config_name": ROUTES, "config_source": watched(door.routes_file)},
+        "rds": {"route_config_name": ROUTES, "config_source": _routes(door)},
         "local_reply_config": _local_replies(door),
         "access_log": [envoy_counts.request_log()],
         "http_filters": _filters(door),

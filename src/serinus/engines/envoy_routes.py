@@ -13,6 +13,7 @@ from typing import Any
 from serinus.core import inference
 from serinus.engines.envoy_door import (
     COPIES,
+    COPIES_ROUTES,
     HEADERS_FILTER,
     HEALTH_FILTER,
     JSON,
@@ -82,8 +83,29 @@ Route = dict[str, Any]
 
 def routes(door: Door) -> dict[str, Any]:
     """The resource that Envoy reads from the routes' file."""
-    resource = {"@type": TYPE + "config.route.v3.RouteConfiguration", **route_configuration(door)}
-    return {"version_info": str(door.revision), "resources": [resource]}
+    found = [route_configuration(door), *([copies_configuration(door)] if door.copies_port is not None else [])]
+    kind = TYPE + "config.route.v3.RouteConfiguration"
+    return {"version_info": str(door.revision), "resources": [{"@type": kind, **each} for each in found]}
+
+
+def copies_configuration(door: Door) -> dict[str, Any]:
+    """The routes of the port for copies: predictions alone, each marked as a copy, and tried once."""
+    plain = f"/predictions/{door.model}"
+    paths = {f"/v2/models/{door.model}/infer": "v2", f"/v1/models/{door.model}:predict": "v1", plain: "plain"}
+    action = {"cluster": cluster_name(door.model, door.stable) + COPIES, **_seconds(door.timeout + _MARGIN)}
+    listed = {**paths, GRPC_SERVICE + GRPC_INFER: f"grpc/{GRPC_INFER}"}
+    found = [
+        _rewritten({"match": {"path": path, "headers": [_method("POST")]}, "route": dict(action)}, plain)
+        | _marked(kind)
+        for path, kind in listed.items()
+    ]
+    mark = {"header": {"key": SHADOW_HEADER, "value": "true"}, "append_action": _OVERWRITE}
+    refused = {"match": {"prefix": "/"}, "direct_response": _refusal(404, "this port takes copies of predictions only")}
+    return {
+        "name": COPIES_ROUTES,
+        "request_headers_to_add": [mark],
+        "virtual_hosts": [{"name": "copies", "domains": ["*"], "routes": [*found, refused]}],
+    }
 
 
 def route_configuration(door: Door) -> dict[str, Any]:

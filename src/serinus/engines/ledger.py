@@ -13,16 +13,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from serinus.core.errors import EngineError, IntegrityError, NotFound
-from serinus.core.ledger import FIRST, Broken, Entry, Head, advance, chain, entry_from, line_of, state_digest
+from serinus.core.ledger import (
+    Broken,
+    Checked,
+    Entry,
+    Head,
+    Progress,
+    advance,
+    chain,
+    entry_from,
+    line_of,
+    missing,
+    other,
+    replay,
+    state_digest,
+    verify,
+)
 from serinus.core.rollout import RolloutState
 from serinus.engines.files import write_text
 
@@ -31,17 +46,6 @@ log = logging.getLogger(__name__)
 _NEWLINE = b"\n"
 _BLOCK = 1 << 16
 _HINT = "`serinus ledger verify` tells more"
-
-Progress = Callable[[int], None]
-"""Told how many entries are done."""
-
-
-class Checked(NamedTuple):
-    """How many entries are good, the last one's digest, and the first one that is not."""
-
-    entries: int
-    digest: str
-    broken: Broken | None = None
 
 
 class Ledger:
@@ -135,34 +139,11 @@ class Ledger:
 
     def verify(self, progress: Progress | None = None) -> Checked:
         """Whether the entries are as they were written, none is missing, and the head names one of them."""
-        copy, checked, named = self._copy(), Checked(0, FIRST), FIRST
-        for each in chain(self._lines()):
-            if isinstance(each, Broken):
-                return checked._replace(broken=each)
-            checked = Checked(each.number, each.digest)
-            named = each.digest if copy is not None and each.number == copy.number else named
-            if progress is not None:
-                progress(each.number)
-        if copy is None or named == copy.digest:
-            return checked
-        if copy.number > checked.entries:
-            return checked._replace(broken=Broken(number=checked.entries + 1, why=_missing(copy)))
-        return Checked(copy.number - 1, FIRST, Broken(number=copy.number, why=_other(copy)))
+        return verify(self._lines(), self._copy(), progress)
 
     def replay(self, progress: Progress | None = None) -> Checked:
         """Make every decision again, and say which is the first that does not come out as it was written."""
-        checked, known = Checked(0, FIRST), Head()
-        for each in chain(self._lines()):
-            if isinstance(each, Broken):
-                return checked._replace(broken=each)
-            try:
-                known = advance(known, each)
-            except IntegrityError as error:
-                return checked._replace(broken=Broken(number=each.number, why=error.message))
-            checked = Checked(each.number, each.digest)
-            if progress is not None:
-                progress(each.number)
-        return checked
+        return replay(self._lines(), progress)
 
     def _write(self, file: BinaryIO, line: bytes) -> None:
         """Put a line on disk whole, or leave the file as it was."""
@@ -220,7 +201,7 @@ class Ledger:
             return Head()
         if newest is None or (copy is not None and copy.number > newest.number):
             assert copy is not None
-            raise self._broken(Broken(number=newest.number + 1 if newest else 1, why=_missing(copy)))
+            raise self._broken(Broken(number=newest.number + 1 if newest else 1, why=missing(copy)))
         if copy is not None and (copy.number, copy.digest) == (newest.number, newest.digest):
             if copy.state is not None and state_digest(copy.state) == newest.after:
                 return copy
@@ -240,7 +221,7 @@ class Ledger:
                 entry = self._entry(line)
                 if copy is not None and entry.number == copy.number:
                     if entry.digest != copy.digest:
-                        raise self._broken(Broken(number=entry.number, why=_other(copy)))
+                        raise self._broken(Broken(number=entry.number, why=other(copy)))
                     start = offset + len(line) + 1
                     break
             file.seek(start)
@@ -266,14 +247,6 @@ class Ledger:
                 os.fsync(torn.fileno())
             file.truncate(whole)
             os.fsync(file.fileno())
-
-
-def _missing(copy: Head) -> str:
-    return f"it is missing: {copy.number} entries were written, as the head says"
-
-
-def _other(copy: Head) -> str:
-    return f"it is not the one that was written: the head says {copy.digest}"
 
 
 def _end_of_lines(file: BinaryIO) -> int:

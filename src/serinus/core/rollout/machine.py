@@ -159,8 +159,14 @@ def _not_ready(look: Look) -> Decision | None:
         return _take_back(look, f"version {state.canary.version} cannot be served: {look.situation.broken}")
     if state.unready < limit:
         return None
-    why = f": {look.situation.trouble}" if look.situation.trouble else ""
+    why = "".join(f": {each}" for each in _trouble(look, state.canary.version))
     return _take_back(look, f"version {state.canary.version} was not ready for {format_duration(limit)}{why}")
+
+
+def _trouble(look: Look, version: int) -> tuple[str, ...]:
+    """What keeps a version from getting its share, where that is known."""
+    found = look.situation.unready.get(version) or look.situation.trouble
+    return (found,) if found else ()
 
 
 def _harm(look: Look) -> Decision | None:
@@ -175,8 +181,7 @@ def _starting(look: Look) -> Decision | None:
     assert state.canary is not None
     version = state.canary.version
     if not look.situation.ready.get(version, False):
-        trouble = (look.situation.trouble,) if look.situation.trouble else ()
-        return look.decision("hold", f"version {version} is being started", *trouble)
+        return look.decision("hold", f"version {version} is being started", *_trouble(look, version))
     return _paused(look) or _approval(look) or _forward(look)
 
 

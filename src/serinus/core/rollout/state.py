@@ -126,8 +126,8 @@ class Situation(Value):
 
     `target` is the version that the spec asks for (None: it could not be looked up). `applied` says whether the shares
     that were last decided are in force, `trouble` why they could not be put in force, `broken` why the canary never
-    can be served: its archive is not the one that was registered. `ready` says which versions answer. `traffic` and
-    `quality` are the evidence; None where there is none.
+    can be served: its archive is not the one that was registered. `ready` says which versions answer, `unready` why
+    one does not, where that is known. `traffic` and `quality` are the evidence; None where there is none.
     """
 
     target: Candidate | None = None
@@ -135,6 +135,7 @@ class Situation(Value):
     trouble: str | None = None
     broken: str | None = None
     ready: dict[int, bool] = {}
+    unready: dict[int, str] = {}
     traffic: Snapshot | None = None
     quality: QualityEvidence | None = None
     commands: tuple[Command, ...] = ()

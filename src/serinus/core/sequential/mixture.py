@@ -51,7 +51,7 @@ def log_mix(log_e: Floats, log_weights: Floats) -> Floats:
     top = np.where(np.isfinite(top), top, 0.0)
     terms = np.exp(terms - top[..., np.newaxis])
     with np.errstate(divide="ignore"):
-        mixed: Floats = np.log(reduce(np.add, (terms[..., point] for point in range(terms.shape[-1])))) + top
+        mixed: Floats = np.log(terms @ np.ones(terms.shape[-1])) + top
     return mixed
 
 

@@ -7,12 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serinus.core.spec.common import Name, Resource, SpecModel
+from serinus.core.spec.common import PATTERN_WORDS, Name, Resource, SpecModel
 from serinus.core.spec.log import PredictionLog
 from serinus.core.spec.rollout import Rollout
 from serinus.core.spec.rules import immutable, milliseconds, must
 from serinus.core.spec.traffic import Traffic, Version
 from serinus.core.times import Duration, PositiveDuration
+
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+PATTERN_WORDS[QUANTITY_PATTERN] = "an amount, such as 2, 500m or 1.5Gi"
 
 
 class ModelRef(SpecModel):
@@ -33,8 +36,49 @@ class Batching(SpecModel):
     """How long the first request of a batch waits for others."""
 
 
+Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, min_length=1, max_length=32)]
+
+
+class Replicas(SpecModel):
+    """How many pods each version has on a cluster."""
+
+    minimum: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods at least. From two on, one at most is taken away at a time when a node is emptied."""
+    maximum: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods at most; between the two their number follows the load."""
+    cpu_percent: Annotated[int, Field(ge=10, le=100)] = 80
+    """Percent of the requested processor time that a pod is to be busy; more pods come above it, fewer below."""
+
+    @must("a maximum of at least the minimum", cel="self.maximum >= self.minimum")
+    def _in_order(self) -> bool:
+        return self.maximum >= self.minimum
+
+
+class Amounts(SpecModel):
+    """Processor time and memory."""
+
+    cpu: Quantity | None = None
+    """Processors, such as `2` or `500m`."""
+    memory: Quantity | None = None
+    """Memory, such as `2Gi`."""
+
+
+class Resources(SpecModel):
+    """What each pod gets on a cluster."""
+
+    requests: Amounts = Amounts(cpu="500m", memory="1536Mi")
+    """What is set aside for it."""
+    limits: Amounts = Amounts(memory="3Gi")
+    """What it may not go beyond."""
+
+
 class Predictor(SpecModel):
     """The processes that answer."""
+
+    replicas: Replicas = Replicas()
+    """How many pods each version has on a cluster; a laptop runs one predictor a version."""
+    resources: Resources = Resources()
+    """What each pod gets on a cluster."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Python worker processes a predictor."""

@@ -1,0 +1,75 @@
+"""`serinus fetch` and `serinus pod`: what the containers of a predictor's pod run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from serinus.core.platform import Platform
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command(epilog="Example: serinus fetch flights 3 --digest sha256:0a1b... --to /mnt/models")(fetch)
+    app.command(epilog="Example: serinus pod --config /etc/serinus/serving.json --models /mnt/models")(pod)
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[str, typer.Argument(help="Version, or the alias champion or challenger.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for the archive.")],
+    digest: Annotated[str | None, typer.Option(help="What the archive's digest must be.")] = None,
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="A spec, whose registry it is where SERINUS_PLATFORM names none.")
+    ] = Path("serinus.yaml"),
+) -> None:
+    """Bring a model version's archive from the registry and verify its digest. Exit code 5 if it is another one."""
+    import logging
+    import sys
+
+    from serinus.cli.place import platform_of
+    from serinus.control.pod import fetch as bring
+    from serinus.core.errors import IntegrityError
+    from serinus.engines.mlflow import Registry
+    from serinus.engines.platformfile import platform_from_environment
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    platform = platform_from_environment() or platform_of(file)
+    registry = Registry(platform.tracking_uri, platform.artifact_uri)
+    found = registry.get(name, int(version) if version.isdigit() else version)
+    if digest is not None and found.digest != digest:
+        raise IntegrityError(f"the registry's {name} version {found.version} has {found.digest}, asked is {digest}")
+    path = bring(registry, found, to)
+    sys.stdout.write(f"{path}\n")
+
+
+def pod(
+    config: Annotated[Path, typer.Option(help="What to serve.")] = Path("/etc/serinus/serving.json"),
+    models: Annotated[Path, typer.Option(help="Folder that `serinus fetch` filled.")] = Path("/mnt/models"),
+) -> None:
+    """Serve one model version in a pod until told to stop. SERINUS_PLATFORM says where the engines are."""
+    import logging
+    import signal
+    import sys
+    import threading
+
+    from serinus.control.pod import read_config, run
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(read_config(config), _platform(), models, stop)
+
+
+def _platform() -> Platform:
+    from serinus.core.errors import NotFound
+    from serinus.engines.platformfile import VARIABLE, platform_from_environment
+
+    platform = platform_from_environment()
+    if platform is None:
+        raise NotFound(f"{VARIABLE} is not set", hint="it says where the engines are, as YAML")
+    return platform

@@ -1,0 +1,213 @@
+"""A cluster's part of a rollout: one InferenceService a version, and the weighted route of ours above them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from serinus.control.rollout import Observed
+from serinus.core.errors import EngineError, NotFound
+from serinus.core.rollout import Shares
+from serinus.core.serving import PodConfig
+from serinus.core.spec.deployment import ModelDeploymentSpec
+from serinus.core.version import ModelVersion
+from serinus.engines import gateway, kserve
+from serinus.engines.gateway import CHANGED_ANNOTATION, Front
+from serinus.engines.kubernetes import (
+    CONFIG_MAP,
+    DISRUPTION_BUDGET,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    POD,
+    SERVICE,
+    Kind,
+    Object,
+)
+
+log = logging.getLogger(__name__)
+
+DRAIN = timedelta(seconds=10)
+"""How long a version that gets no requests any more stays: the Gateway may still send it some."""
+
+_OURS = (INFERENCE_SERVICE, SERVICE, DISRUPTION_BUDGET, CONFIG_MAP)
+
+
+class Registry(Protocol):
+    """Where versions are looked up."""
+
+    def get(self, name: str, which: int | str) -> ModelVersion: ...
+
+
+class ClusterApi(Protocol):
+    """What is asked of the API server; `engines.kubernetes.Cluster`, or the same with a cache."""
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object | None: ...
+
+    def all(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]: ...
+
+    def apply(self, wanted: Object, kind: Kind) -> Object: ...
+
+    def delete(self, kind: Kind, namespace: str, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class GatewayTraffic:
+    """Shares of one ModelDeployment on a cluster.
+
+    Attributes:
+        cluster: the API server.
+        deployment: the ModelDeployment, as it is stored.
+        spec: what it says.
+        registry: where its versions are.
+        front: the Gateway.
+        image: that the serving runtime has.
+    """
+
+    cluster: ClusterApi
+    deployment: Object
+    spec: ModelDeploymentSpec
+    registry: Registry
+    front: Front
+    image: str
+
+    @property
+    def _name(self) -> str:
+        return str(self.deployment["metadata"]["name"])
+
+    @property
+    def _namespace(self) -> str:
+        return str(self.deployment["metadata"]["namespace"])
+
+    def observe(self) -> Observed:
+        """See `TrafficEngine.observe`."""
+        route = self._route()
+        shares = gateway.shares_of(route) if route is not None else None
+        if shares is None:
+            raise NotFound(f"no version of {self._namespace}/{self._name} is in front")
+        ready: dict[int, bool] = {}
+        why: dict[int, str] = {}
+        broken = None
+        for number in (shares.stable, *([shares.canary] if shares.canary is not None else [])):
+            service = self.cluster.get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))
+            ready[number] = service is not None and kserve.is_ready(service)
+            if not ready[number] and (found := self.trouble(number)):
+                why[number] = found.words
+                if found.broken and number == shares.canary:
+                    broken = found.words
+        return Observed(shares, ready, why, broken)
+
+    def apply(self, shares: Shares) -> None:
+        """See `TrafficEngine.apply`. New weights come before old versions go: those stay until `tidy`."""
+        for number in _versions(shares):
+            self.keep(number)
+        answering = shares.canary if shares.canary is not None and shares.weight >= 100 else shares.stable
+        silent = [each for each in self._asked(shares) if not self._ready(each)]
+        if answering in silent or (silent and self._route() is None):
+            raise EngineError(f"version {silent[0]} of {self._name} is not ready")
+        if silent:
+            raise EngineError(f"version {silent[0]} of {self._name} is not ready, and gets no requests yet")
+        self._put(shares)
+
+    def keep(self, number: int) -> None:
+        """Make a version's objects be as they should be, whoever changed them."""
+        version = self.registry.get(self.spec.model.name, number)
+        config = PodConfig(version=number, digest=version.digest, deployment=_told(self.spec))
+        for kind, wanted in kserve.objects(kserve.Served(self.deployment, version, config, self.image)):
+            self._ensure(kind, wanted)
+
+    def repair(self, shares: Shares) -> bool:
+        """Set right what somebody changed by hand; whether there was anything."""
+        for number in _versions(shares):
+            self.keep(number)
+        route = self._route()
+        wanted = gateway.route(self.deployment, self.spec.traffic, shares, self.front)
+        if route is not None and holds(wanted, route):
+            return False
+        log.warning("%s/%s: the route was changed by hand, and is set right", self._namespace, self._name)
+        self._put(shares)
+        return True
+
+    def tidy(self, shares: Shares, now: datetime) -> list[int]:
+        """Remove versions that get no requests any more, once the Gateway knows; the versions that went."""
+        route = self._route()
+        if route is None or gateway.shares_of(route) != shares or not gateway.in_force(route):
+            return []
+        if now - _changed(route) < DRAIN:
+            return []
+        gone = set()
+        for kind in _OURS:
+            for each in self.cluster.all(kind, self._namespace, kserve.labels(self._name)):
+                number = kserve.version_of(each)
+                stale = number is not None and number not in _versions(shares)
+                if stale or (kind is CONFIG_MAP and number is not None and self._unused(each, number)):
+                    self.cluster.delete(kind, self._namespace, each["metadata"]["name"])
+                    if stale and kind is INFERENCE_SERVICE and number is not None:
+                        gone.add(number)
+        return sorted(gone)
+
+    def trouble(self, number: int) -> kserve.Trouble | None:
+        """What keeps a version's pods from being ready."""
+        selector = kserve.pod_selector(self._name, number)
+        return kserve.trouble(self.cluster.all(POD, self._namespace, selector))
+
+    def _unused(self, config: Object, number: int) -> bool:
+        """Whether a version's pods are told something else by now."""
+        service = self.cluster.get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))
+        if service is None or not kserve.is_ready(service):
+            return False
+        volumes = service["spec"]["predictor"].get("volumes", ())
+        return config["metadata"]["name"] not in [each.get("configMap", {}).get("name") for each in volumes]
+
+    def _asked(self, shares: Shares) -> Iterator[int]:
+        """Versions that are to get requests or copies."""
+        if shares.canary is None or shares.weight < 100:
+            yield shares.stable
+        if shares.canary is not None and (shares.weight or shares.shadow):
+            yield shares.canary
+
+    def _ready(self, number: int) -> bool:
+        service = self.cluster.get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))
+        return service is not None and kserve.is_ready(service)
+
+    def _route(self) -> Object | None:
+        return self.cluster.get(HTTP_ROUTE, self._namespace, self._name)
+
+    def _put(self, shares: Shares) -> None:
+        wanted = gateway.route(self.deployment, self.spec.traffic, shares, self.front)
+        wanted["metadata"]["annotations"][CHANGED_ANNOTATION] = datetime.now(UTC).isoformat()
+        self.cluster.apply(wanted, HTTP_ROUTE)
+
+    def _ensure(self, kind: Kind, wanted: Object) -> None:
+        found = self.cluster.get(kind, self._namespace, wanted["metadata"]["name"])
+        if found is None or not holds(wanted, found):
+            self.cluster.apply(wanted, kind)
+
+
+def _versions(shares: Shares) -> Sequence[int]:
+    return (shares.stable, *([shares.canary] if shares.canary is not None else []))
+
+
+def _changed(route: Object) -> datetime:
+    text = route["metadata"].get("annotations", {}).get(CHANGED_ANNOTATION)
+    return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
+
+
+def _told(spec: ModelDeploymentSpec) -> ModelDeploymentSpec:
+    """What pods are told of the spec: not what may change without them, or each change would make new pods."""
+    return spec.model_copy(update={"rollout": None, "model": spec.model.model_copy(update={"version": "champion"})})
+
+
+def holds(wanted: Any, found: Any) -> bool:
+    """Whether an object is as wanted: everything that is wanted is there; what else is there does not matter."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(
+            holds(value, found.get(name)) or (not value and name not in found) for name, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(holds, wanted, found))
+    return bool(wanted == found)

@@ -1,0 +1,154 @@
+"""The operator's process: kopf watches, a lease says who decides, workers take one look after another.
+
+kopf's part is what it does best, the watching: its handlers only say that something happened. So an operator that
+dies, is upgraded or loses its watch leaves nothing behind that its successor would have to understand, and no resource
+needs a finalizer that could hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import kopf
+
+from serinus.core.errors import Conflict, SerinusError
+from serinus.core.spec.common import GROUP, VERSION
+from serinus.engines.kserve import MANAGED, NAME_LABEL
+from serinus.engines.kubernetes import CONTINUOUS_TRAINING, HTTP_ROUTE, INFERENCE_SERVICE, MODEL_DEPLOYMENT, Kind
+from serinus.operator.lease import Election, utc_now
+from serinus.operator.metrics import Metrics
+from serinus.operator.queue import Key, WorkQueue
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = "serinus-operator"
+_FAILED_SECONDS = 10.0
+
+Look = Callable[[str, str, datetime], float | None]
+"""Takes a namespace, a name and the time; gives the seconds until the next look, or None if the resource is gone."""
+
+
+class Operator:
+    """Watches, and looks after resources while it leads.
+
+    Args:
+        looks: by kind of resource.
+        election: this operator's part in it.
+        metrics: where it counts.
+        workers: looks side by side.
+        namespaces: that are watched; all where empty.
+    """
+
+    def __init__(
+        self,
+        looks: Mapping[str, Look],
+        election: Election,
+        metrics: Metrics,
+        workers: int,
+        namespaces: tuple[str, ...] = (),
+    ) -> None:
+        self._looks = looks
+        self._election = election
+        self._metrics = metrics
+        self._workers = workers
+        self._namespaces = namespaces
+        self._queue = WorkQueue()
+        self._leading = threading.Event()
+        self._stop = threading.Event()
+        self._registry = kopf.OperatorRegistry()
+        self._watch()
+
+    def run(self, liveness: str | None = None) -> None:
+        """Work until told to stop by a signal, or until the Lease is lost."""
+        flag = threading.Event()
+        elected = threading.Thread(target=self._elect, args=(flag,), name="election", daemon=True)
+        working = [threading.Thread(target=self._work, name=f"look-{at}", daemon=True) for at in range(self._workers)]
+        for each in (elected, *working):
+            each.start()
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=self._registry,
+                    clusterwide=not self._namespaces,
+                    namespaces=self._namespaces,
+                    standalone=True,
+                    stop_flag=flag,
+                    liveness_endpoint=liveness,
+                )
+            )
+        finally:
+            self._stop.set()
+            self._queue.close()
+            for each in (*working, elected):
+                each.join(timeout=30)
+            self._election.leave()
+
+    def _elect(self, flag: threading.Event) -> None:
+        self._election.run(utc_now, self._leading, self._stop)
+        flag.set()  # a lease that was lost ends the process: what it has in its hands must not be finished
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            if not self._leading.wait(timeout=0.5):
+                continue
+            taken = self._queue.take()
+            if taken is None:
+                return
+            key, late = taken
+            self._queue.done(key, self._look(key, late))
+
+    def _look(self, key: Key, late: float) -> float | None:
+        metrics = self._metrics
+        metrics.queue.set(len(self._queue))
+        metrics.leading.set(self._leading.is_set())
+        metrics.late.labels(key.kind).observe(max(0.0, late))
+        if not self._leading.is_set():
+            return 0.0
+        try:
+            with metrics.reconcile.labels(key.kind).time():
+                return self._looks[key.kind](key.namespace, key.name, utc_now())
+        except Conflict as error:
+            log.info("%s %s/%s has changed meanwhile: %s", *key, error)
+            return 1.0
+        except SerinusError as error:
+            log.error("%s %s/%s: %s", *key, error)
+        except Exception:
+            log.exception("%s %s/%s: a fault in Serinus", *key)
+        metrics.errors.labels(key.kind).inc()
+        return _FAILED_SECONDS
+
+    def _watch(self) -> None:
+        """Tell kopf what to watch: our resources, and what we made for them."""
+        for kind in (MODEL_DEPLOYMENT, CONTINUOUS_TRAINING):
+            if kind.name in self._looks:
+                kopf.on.event(GROUP, VERSION, kind.plural, registry=self._registry)(self._happened(kind))
+        if MODEL_DEPLOYMENT.name in self._looks:
+            for kind in (INFERENCE_SERVICE, HTTP_ROUTE):
+                group, version = kind.api_version.split("/")
+                labels = {"app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
+                kopf.on.event(group, version, kind.plural, registry=self._registry, labels=labels)(self._child)
+        kopf.on.startup(registry=self._registry)(_quietly)
+
+    def _happened(self, kind: Kind) -> Callable[..., None]:
+        def handler(namespace: str | None, name: str, **_: Any) -> None:
+            self._queue.add(Key(kind.name, namespace or "", name))
+
+        return handler
+
+    def _child(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        if owner := labels.get(NAME_LABEL):
+            self._queue.add(Key(MODEL_DEPLOYMENT.name, namespace or "", owner))
+
+
+def _quietly(settings: kopf.OperatorSettings, **_: Any) -> None:
+    """kopf says nothing of our resources itself, and never waits for ever on a watch that has gone quiet."""
+    settings.posting.enabled = False
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 10
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)

@@ -1,0 +1,119 @@
+"""What the operator asks beside the API server: the registry, the ledger's database, Prometheus, the Gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from serinus.control.prometheus_evidence import PrometheusSource
+from serinus.control.rollout import Evidence, QualitySource
+from serinus.control.rollout_cluster import GatewayTraffic
+from serinus.core.errors import EngineError, InvalidInput
+from serinus.core.evidence import QualityEvidence, Snapshot
+from serinus.core.platform import Platform
+from serinus.core.rollout import RolloutState
+from serinus.core.spec.deployment import ModelDeploymentSpec
+from serinus.core.version import ModelVersion
+from serinus.engines.kserve import RUNTIME
+from serinus.engines.kubernetes import Cluster, Object
+from serinus.engines.ledger_sql import LedgerDatabase
+from serinus.engines.mlflow import Registry
+from serinus.engines.prometheus import Connection, Prometheus
+from serinus.operator.settings import Settings
+
+
+class Events(Protocol):
+    """Where events are written."""
+
+    def create(self, wanted: Object) -> None: ...
+
+
+@dataclass
+class Parts:
+    """Everything that a look needs, made once."""
+
+    settings: Settings
+    cluster: Cluster
+    registry: Registry
+    database: LedgerDatabase
+    events: Events
+    _prometheus: Prometheus | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, settings: Settings, cluster: Cluster, platform: Platform, events: Events) -> Parts:
+        """
+        Raises:
+            InvalidInput: the platform has no place for the ledger.
+        """
+        if platform.ledger_uri is None:
+            raise InvalidInput("the platform has no ledger_uri", hint="such as postgresql+psycopg2://user@host/serinus")
+        registry = CachedRegistry(platform.tracking_uri, platform.artifact_uri)
+        return cls(settings, cluster, registry, LedgerDatabase(platform.ledger_uri), events)
+
+    @property
+    def resync(self) -> float:
+        """Seconds between two looks at a resource with which nothing happens."""
+        return self.settings.resync.total_seconds()
+
+    def traffic(self, deployment: Object, spec: ModelDeploymentSpec) -> GatewayTraffic:
+        """The traffic engine of a ModelDeployment.
+
+        Raises:
+            EngineError: the serving runtime is not installed.
+        """
+        return GatewayTraffic(self.cluster, deployment, spec, self.registry, self.settings.front, self._image())
+
+    def evidence(self, namespace: str, spec: ModelDeploymentSpec) -> Evidence:
+        """Where totals of a deployment's traffic come from."""
+        url = self.settings.prometheus_url
+        if url is None or spec.rollout is None:
+            return _NoEvidence()
+        if self._prometheus is None:
+            token, authority = self.settings.prometheus_token_file, self.settings.prometheus_ca_file
+            self._prometheus = Prometheus(Connection(url, token_file=token, ca_file=authority))
+        return PrometheusSource(
+            self._prometheus,
+            spec.model.name,
+            spec.rollout.guards.queries,
+            labels={"namespace": namespace},
+            interval=self.settings.scrape_interval,
+        )
+
+    def quality(self, namespace: str, name: str, spec: ModelDeploymentSpec) -> QualitySource:
+        """How well both versions predict."""
+        return _no_quality
+
+    def _image(self) -> str:
+        runtime = self.cluster.runtime(RUNTIME)
+        if runtime is None:
+            raise EngineError(f"there is no ClusterServingRuntime {RUNTIME}", hint="it comes with Serinus' manifests")
+        containers = runtime["spec"]["containers"]
+        return str(next(each["image"] for each in containers if each["name"] == "kserve-container"))
+
+
+class CachedRegistry(Registry):
+    """A registry whose versions, which never change but for their aliases, are asked for once by number."""
+
+    def __init__(self, tracking_uri: str, artifact_uri: str | None = None) -> None:
+        super().__init__(tracking_uri, artifact_uri)
+        self._known: dict[tuple[str, int], ModelVersion] = {}
+
+    def get(self, name: str, which: int | str) -> ModelVersion:
+        """See `Registry.get`."""
+        if isinstance(which, int) and (name, which) in self._known:
+            return self._known[name, which]
+        found = super().get(name, which)
+        self._known[name, found.version] = found
+        return found
+
+
+class _NoEvidence:
+    def snapshot(self, versions: Sequence[int], previous: Snapshot | None, now: datetime) -> Snapshot:
+        missing = ("the operator was not told where Prometheus is",)
+        return Snapshot(at=now, source="prometheus", live={}, missing=missing)
+
+
+def _no_quality(state: RolloutState, now: datetime) -> QualityEvidence | None:
+    return None
