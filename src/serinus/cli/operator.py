@@ -35,6 +35,7 @@ def operator(
     from serinus.operator.settings import Settings
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = Settings.read(os.environ)
     platform = platform_from_environment()
     if platform is None:

@@ -37,6 +37,7 @@ def fetch(
     from serinus.engines.platformfile import platform_from_environment
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     platform = platform_from_environment() or platform_of(file)
     registry = Registry(platform.tracking_uri, platform.artifact_uri)
     found = registry.get(name, int(version) if version.isdigit() else version)
@@ -59,6 +60,7 @@ def pod(
     from serinus.control.pod import read_config, run
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -14,7 +14,6 @@ from serinus.engines.ports import LOOPBACK
 TYPE = "type.googleapis.com/envoy."
 JSON = "application/json"
 ROUTES = "serinus"
-COPIES_ROUTES = "serinus-copies"
 SIDECAR = "sidecar"
 MANAGEMENT = "-management"
 COPIES = "-shadow"

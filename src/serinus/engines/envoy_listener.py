@@ -14,7 +14,6 @@ from serinus.core.times import format_duration
 from serinus.engines import envoy_counts, envoy_grpc
 from serinus.engines.envoy_clusters import sidecar
 from serinus.engines.envoy_door import (
-    COPIES_ROUTES,
     HEADERS_FILTER,
     HEALTH_FILTER,
     JSON,
@@ -26,6 +25,7 @@ from serinus.engines.envoy_door import (
     Door,
     duration,
 )
+from serinus.engines.envoy_routes import copies_configuration
 
 _CONNECTIONS = 4096
 _HEAP = 1024 * 1024 * 1024
@@ -82,12 +82,9 @@ def _overload() -> dict[str, Any]:
 def _listeners(door: Door) -> Iterator[dict[str, Any]]:
     yield _listener("front", (door.address, door.port), _connection_manager(door))
     if door.copies_port is not None:
-        own = {"stat_prefix": "copies", "rds": {"route_config_name": COPIES_ROUTES, "config_source": _routes(door)}}
-        yield _listener("copies", (door.address, door.copies_port), _connection_manager(door) | own)
-
-
-def _routes(door: Door) -> dict[str, Any]:
-    return watched(door.routes_file)
+        manager = _connection_manager(door) | {"stat_prefix": "copies", "route_config": copies_configuration(door)}
+        del manager["rds"]
+        yield _listener("copies", (door.address, door.copies_port), manager)
 
 
 def _listener(name: str, place: tuple[str, int], manager: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +130,7 @@ def _connection_manager(door: Door) -> dict[str, Any]:
         "request_timeout": "30s",
         "stream_idle_timeout": "30s",
         "drain_timeout": "1s",
-        "rds": {"route_config_name": ROUTES, "config_source": _routes(door)},
+        "rds": {"route_config_name": ROUTES, "config_source": watched(door.routes_file)},
         "local_reply_config": _local_replies(door),
         "access_log": [envoy_counts.request_log()],
         "http_filters": _filters(door),

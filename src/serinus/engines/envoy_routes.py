@@ -13,7 +13,6 @@ from typing import Any
 from serinus.core import inference
 from serinus.engines.envoy_door import (
     COPIES,
-    COPIES_ROUTES,
     HEADERS_FILTER,
     HEALTH_FILTER,
     JSON,
@@ -83,13 +82,13 @@ Route = dict[str, Any]
 
 def routes(door: Door) -> dict[str, Any]:
     """The resource that Envoy reads from the routes' file."""
-    found = [route_configuration(door), *([copies_configuration(door)] if door.copies_port is not None else [])]
-    kind = TYPE + "config.route.v3.RouteConfiguration"
-    return {"version_info": str(door.revision), "resources": [{"@type": kind, **each} for each in found]}
+    resource = {"@type": TYPE + "config.route.v3.RouteConfiguration", **route_configuration(door)}
+    return {"version_info": str(door.revision), "resources": [resource]}
 
 
 def copies_configuration(door: Door) -> dict[str, Any]:
-    """The routes of the port for copies: predictions alone, each marked as a copy, and tried once."""
+    """The routes of the port for copies: predictions alone, each marked as a copy, and tried once. They are fixed at
+    start, with the version that is stable then: Envoy reads one set of routes from a file."""
     plain = f"/predictions/{door.model}"
     paths = {f"/v2/models/{door.model}/infer": "v2", f"/v1/models/{door.model}:predict": "v1", plain: "plain"}
     action = {"cluster": cluster_name(door.model, door.stable) + COPIES, **_seconds(door.timeout + _MARGIN)}
@@ -102,7 +101,9 @@ def copies_configuration(door: Door) -> dict[str, Any]:
     mark = {"header": {"key": SHADOW_HEADER, "value": "true"}, "append_action": _OVERWRITE}
     refused = {"match": {"prefix": "/"}, "direct_response": _refusal(404, "this port takes copies of predictions only")}
     return {
-        "name": COPIES_ROUTES,
+        "name": "copies",
+        # The clusters are read from a file of their own, a moment later.
+        "validate_clusters": False,
         "request_headers_to_add": [mark],
         "virtual_hosts": [{"name": "copies", "domains": ["*"], "routes": [*found, refused]}],
     }
