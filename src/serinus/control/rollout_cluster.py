@@ -14,8 +14,8 @@ from serinus.core.rollout import Shares
 from serinus.core.serving import PodConfig
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
-from serinus.engines import gateway, kserve
-from serinus.engines.gateway import CHANGED_ANNOTATION, Front
+from serinus.engines import kubernetes_gateway as gateway
+from serinus.engines import kubernetes_kserve as kserve
 from serinus.engines.kubernetes import (
     CONFIG_MAP,
     DISRUPTION_BUDGET,
@@ -26,6 +26,7 @@ from serinus.engines.kubernetes import (
     Kind,
     Object,
 )
+from serinus.engines.kubernetes_gateway import CHANGED_ANNOTATION, Front
 
 log = logging.getLogger(__name__)
 

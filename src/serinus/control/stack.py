@@ -184,7 +184,6 @@ def _clean(folder: RunFolder) -> None:
 
 
 def _plan(serving: Serving, versions: list[ModelVersion], fetch: Fetch, place: tuple[Path, int]) -> StackState:
-    folder = RunFolder(serving.platform)
     runtime, port = place
     stable, *others = versions
     prepared: dict[int, tuple[Instance, Backend]] = {}
@@ -195,22 +194,7 @@ def _plan(serving: Serving, versions: list[ModelVersion], fetch: Fetch, place: t
     share = traffic.canary or CanaryShare(version=1)
     canaries = [Canary(version=v.version, digest=v.digest, weight=share.weight, shadow=share.shadow) for v in others]
     canary = canaries[0] if canaries else None
-    exposed = serving.exposed
-    beside = {each for instance, _ in prepared.values() for each in instance.ports}
-    door = Door(
-        model=stable.name,
-        port=port,
-        address=exposed.address if exposed else LOOPBACK,
-        copies_port=exposed.copies_port if exposed else None,
-        admin=runtime / "envoy.sock",
-        folder=folder.path / "envoy",
-        sidecar_port=exposed.sidecar_port if exposed else free_ports(1, avoid=beside)[0],
-        timeout=serving.deployment.predictor.timeout,
-        traffic=traffic,
-        stable=stable.version,
-        backends=tuple(backend for _, backend in prepared.values()),
-        revision=0,
-    )
+    door = _door(serving, stable, (runtime, port), tuple(prepared.values()))
     return StackState(
         mark=secrets.token_hex(16),
         started_at=datetime.now(UTC),
@@ -224,6 +208,28 @@ def _plan(serving: Serving, versions: list[ModelVersion], fetch: Fetch, place: t
         deployment=serving.deployment,
         instances={number: instance for number, (instance, _) in prepared.items()},
         door=shared(door, stable.version, canary),
+    )
+
+
+def _door(
+    serving: Serving, stable: ModelVersion, place: tuple[Path, int], prepared: tuple[tuple[Instance, Backend], ...]
+) -> Door:
+    runtime, port = place
+    exposed = serving.exposed
+    beside = {each for instance, _ in prepared for each in instance.ports}
+    return Door(
+        model=stable.name,
+        port=port,
+        address=exposed.address if exposed else LOOPBACK,
+        copies_port=exposed.copies_port if exposed else None,
+        admin=runtime / "envoy.sock",
+        folder=RunFolder(serving.platform).path / "envoy",
+        sidecar_port=exposed.sidecar_port if exposed else free_ports(1, avoid=beside)[0],
+        timeout=serving.deployment.predictor.timeout,
+        traffic=serving.deployment.traffic,
+        stable=stable.version,
+        backends=tuple(backend for _, backend in prepared),
+        revision=0,
     )
 
 

@@ -221,7 +221,10 @@ def event(about: Object, reason: str, note: str, at: datetime, *, warning: bool 
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.name,
-        "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+        "metadata": {
+            "name": f"{metadata['name']}.{int(at.timestamp() * 1e6):x}",
+            "namespace": metadata["namespace"],
+        },
         "eventTime": moment,
         "reportingController": "serinus.dev/operator",
         "reportingInstance": "serinus-operator",

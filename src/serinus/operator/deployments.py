@@ -18,7 +18,7 @@ from serinus.core.errors import EngineError, IntegrityError, NotFound, SerinusEr
 from serinus.core.rollout import Decision, Shares, shares
 from serinus.core.spec.deployment import ModelDeployment, ModelDeploymentSpec
 from serinus.core.status import ModelDeploymentStatus
-from serinus.engines import gateway
+from serinus.engines import kubernetes_gateway as gateway
 from serinus.engines.kubernetes import MODEL_DEPLOYMENT, Cluster, Object, event
 from serinus.operator.conditions import ACCEPTED, PROGRESSING, READY, Finding, differs, merged
 from serinus.operator.parts import Parts

@@ -18,8 +18,8 @@ import kopf
 
 from serinus.core.errors import Conflict, SerinusError
 from serinus.core.spec.common import GROUP, VERSION
-from serinus.engines.kserve import MANAGED, NAME_LABEL
 from serinus.engines.kubernetes import CONTINUOUS_TRAINING, HTTP_ROUTE, INFERENCE_SERVICE, MODEL_DEPLOYMENT, Kind
+from serinus.engines.kubernetes_kserve import MANAGED, NAME_LABEL
 from serinus.operator.lease import Election, utc_now
 from serinus.operator.metrics import Metrics
 from serinus.operator.queue import Key, WorkQueue
@@ -71,22 +71,26 @@ class Operator:
         for each in (elected, *working):
             each.start()
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=self._registry,
-                    clusterwide=not self._namespaces,
-                    namespaces=self._namespaces,
-                    standalone=True,
-                    stop_flag=flag,
-                    liveness_endpoint=liveness,
-                )
-            )
+            asyncio.run(self._watching(flag, liveness))
         finally:
             self._stop.set()
             self._queue.close()
             for each in (*working, elected):
                 each.join(timeout=30)
             self._election.leave()
+
+    async def _watching(self, flag: threading.Event, liveness: str | None) -> None:
+        try:
+            await kopf.operator(
+                registry=self._registry,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                standalone=True,
+                stop_flag=flag,
+                liveness_endpoint=liveness,
+            )
+        finally:
+            flag.set()  # kopf waits for it in a thread, which would hold up the end where kopf fails
 
     def _elect(self, flag: threading.Event) -> None:
         self._election.run(utc_now, self._leading, self._stop)
@@ -133,6 +137,7 @@ class Operator:
                 labels = {"app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
                 kopf.on.event(group, version, kind.plural, registry=self._registry, labels=labels)(self._child)
         kopf.on.startup(registry=self._registry)(_quietly)
+        kopf.on.login(registry=self._registry)(kopf.login_via_client)
 
     def _happened(self, kind: Kind) -> Callable[..., None]:
         def handler(namespace: str | None, name: str, **_: Any) -> None:

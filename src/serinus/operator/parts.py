@@ -16,8 +16,8 @@ from serinus.core.platform import Platform
 from serinus.core.rollout import RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
-from serinus.engines.kserve import RUNTIME
 from serinus.engines.kubernetes import Cluster, Object
+from serinus.engines.kubernetes_kserve import RUNTIME
 from serinus.engines.ledger_sql import LedgerDatabase
 from serinus.engines.mlflow import Registry
 from serinus.engines.prometheus import Connection, Prometheus

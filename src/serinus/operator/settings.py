@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serinus.core.errors import InvalidInput
 from serinus.core.times import PositiveDuration
-from serinus.engines.gateway import Front
+from serinus.engines.kubernetes_gateway import Front
 
 PREFIX = "SERINUS_"
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from serinus.core.rollout import Shares
 from serinus.core.spec.traffic import Traffic
-from serinus.engines.kserve import PORT, backend, copies, labels
 from serinus.engines.kubernetes import HTTP_ROUTE, Object, owner
+from serinus.engines.kubernetes_kserve import PORT, backend, copies, labels
 
 SHARES_ANNOTATION = "serinus.dev/shares"
 CHANGED_ANNOTATION = "serinus.dev/shares-changed"
