@@ -101,6 +101,8 @@ class LedgerDatabase:
             yield
         except exc.IntegrityError as error:
             raise Conflict("somebody else has decided meanwhile") from error
+        except ImportError as error:
+            raise EngineError(f"the ledger's database needs a driver: {error}") from error
         except exc.SQLAlchemyError as error:
             words = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
             raise EngineError(f"the ledger's database {what}: {words}") from error
