@@ -122,9 +122,8 @@ def test_objects_belong_to_their_owner_and_are_told_apart() -> None:
 
 
 def test_pods_hold_to_the_restricted_standard_and_get_the_archive_that_was_registered() -> None:
-    predictor = dict((kind.name, each) for kind, each in kserve.objects(served()))["InferenceService"]["spec"][
-        "predictor"
-    ]
+    found = {kind.name: each for kind, each in kserve.objects(served())}
+    predictor = found["InferenceService"]["spec"]["predictor"]
     (init,) = predictor["initContainers"]
     assert init["securityContext"] == kserve.RESTRICTED
     assert init["args"] == ["--digest", "sha256:abc", "--to", "/mnt/models"]

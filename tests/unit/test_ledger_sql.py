@@ -56,7 +56,7 @@ def test_a_changed_entry_is_named(ledger: SqlLedger, database: LedgerDatabase) -
     third = (table.c.deployment == "demo/flights") & (table.c.number == 3)
     with database.engine.connect() as connection:
         line = connection.execute(sql.select(table.c.line).where(third)).scalar_one()
-    change(database, sql.update(table).where(third).values(line=line.replace(b'"hold"', b'"undo"')))
+    change(database, sql.update(table).where(third).values(line=line.replace(b'"who":"serinus"', b'"who":"someone"')))
     broken = ledger.verify().broken
     assert broken is not None
     assert broken.number == 3
@@ -113,7 +113,9 @@ def test_nothing_was_decided_yet(database: LedgerDatabase) -> None:
 
 
 def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path) -> None:
-    away = LedgerDatabase("postgresql+psycopg2://someone:geheim@127.0.0.1:1/serinus")
-    with pytest.raises(EngineError, match="cannot be opened") as caught:
+    away = LedgerDatabase(f"sqlite:///{tmp_path / 'geheim' / 'ledger.db'}")
+    with pytest.raises(EngineError, match="cannot be opened: unable to open database file") as caught:
         away.ledger("demo/flights").head()
     assert "geheim" not in str(caught.value)
+    with pytest.raises(EngineError, match="needs a driver"):
+        LedgerDatabase("mssql+pymssql://someone@127.0.0.1/serinus").ledger("demo/flights").head()
