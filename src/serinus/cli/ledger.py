@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -17,9 +17,16 @@ from serinus.cli.place import platform_of
 if TYPE_CHECKING:
     from serinus.core.ledger import Checked, Entry
     from serinus.engines.ledger import Ledger
+    from serinus.engines.ledger_sql import SqlLedger
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The spec, or the folder that holds it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+Deployment = Annotated[
+    str | None,
+    typer.Option(help="A cluster's ModelDeployment, in the database of SERINUS_PLATFORM.", metavar="NAMESPACE/NAME"),
+]
+AnyLedger: TypeAlias = "Ledger | SqlLedger"
 
 _SPEC = Path("serinus.yaml")
 _BROKEN = 5
@@ -39,6 +46,7 @@ def verify(
     holds: Annotated[
         str | None, typer.Option(help="A digest that was noted elsewhere: an entry must have it.", metavar="DIGEST")
     ] = None,
+    deployment: Deployment = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that no entry was changed, added or taken away, and name the first one that was.
@@ -48,7 +56,7 @@ def verify(
 
     Exit codes: 3 there is no ledger, 5 it is broken, or does not hold the digest.
     """
-    ledger = _ledger(file)
+    ledger = _ledger(file, deployment)
     with _progress("verify", ledger) as told:
         checked = ledger.verify(told)
     found = holds is None or any(each.digest == holds for each in ledger.entries() if checked.broken is None)
@@ -62,12 +70,12 @@ def verify(
         raise typer.Exit(_BROKEN)
 
 
-def replay(file: File = _SPEC, as_json: AsJson = False) -> None:
+def replay(file: File = _SPEC, deployment: Deployment = None, as_json: AsJson = False) -> None:
     """Make every decision again from its evidence, and name the first one that does not come out as it was written.
 
     Exit codes: 3 there is no ledger, 5 it is broken, or a decision comes out otherwise.
     """
-    ledger = _ledger(file)
+    ledger = _ledger(file, deployment)
     with _progress("replay", ledger) as told:
         checked = ledger.replay(told)
     if as_json:
@@ -82,13 +90,14 @@ def show(
     number: Annotated[int | None, typer.Argument(min=1, help="One entry, with its evidence.")] = None,
     last: Annotated[int, typer.Option(min=1, help="Without a number: that many of the newest entries.")] = 10,
     file: File = _SPEC,
+    deployment: Deployment = None,
     as_json: AsJson = False,
 ) -> None:
     """Show decisions with their reasons, or one with all that it was made on.
 
     Exit codes: 3 there is no ledger or no such entry, 5 an entry is broken.
     """
-    ledger = _ledger(file)
+    ledger = _ledger(file, deployment)
     if number is not None:
         entry = ledger.entry(number)
         _json(_full(entry), None if as_json else 2)
@@ -100,18 +109,34 @@ def show(
         _show(entries)
 
 
-def _ledger(file: Path) -> Ledger:
+def _ledger(file: Path, deployment: str | None) -> AnyLedger:
     from serinus.control.rollout_laptop import RolloutFolder
     from serinus.core.errors import NotFound
 
+    if deployment is not None:
+        return _in_database(deployment)
     ledger = RolloutFolder(platform_of(file)).ledger
     if not ledger.path.exists() and ledger.verify().broken is None:
         raise NotFound(f"there is no ledger {ledger.path}", hint="it begins with the first decision about a rollout")
     return ledger
 
 
+def _in_database(deployment: str) -> SqlLedger:
+    from serinus.core.errors import InvalidInput, NotFound
+    from serinus.engines.ledger_sql import LedgerDatabase
+    from serinus.engines.platformfile import VARIABLE, platform_from_environment
+
+    platform = platform_from_environment()
+    if platform is None or platform.ledger_uri is None:
+        raise InvalidInput(f"{VARIABLE} names no ledger_uri", hint="it says where a cluster's engines are, as YAML")
+    ledger = LedgerDatabase(platform.ledger_uri).ledger(deployment)
+    if ledger.head().number == 0:
+        raise NotFound(f"there is no ledger of {deployment}", hint="it begins with the first decision about a rollout")
+    return ledger
+
+
 @contextmanager
-def _progress(name: str, ledger: Ledger) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, ledger: AnyLedger) -> Iterator[Callable[[int], None]]:
     """A bar on standard error, where a person is watching."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -13,11 +13,14 @@ from serinus.cli.place import platform_of, served
 
 if TYPE_CHECKING:
     from serinus.control.rollout import Controller
-    from serinus.core.rollout import Verb
+    from serinus.core.rollout import Command, Verb
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The spec, or the folder that holds it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+OnCluster = Annotated[
+    bool, typer.Option("--cluster", help="Ask the operator of KUBECONFIG's cluster instead of this machine.")
+]
 Who = Annotated[str | None, typer.Option("--who", help="Who asks.", show_default="the user's name")]
 
 _SPEC = Path("serinus.yaml")
@@ -77,11 +80,19 @@ def start(
     why: Why,
     file: File = _SPEC,
     who: Who = None,
+    cluster: OnCluster = False,
     as_json: AsJson = False,
 ) -> None:
     """Roll out a version, even one that was taken back before."""
     from serinus.control.rollout_versions import RegistryVersions
+    from serinus.core.errors import InvalidInput
+    from serinus.core.rollout import Candidate
 
+    if cluster:
+        if not version.isdigit():
+            raise InvalidInput(f"{version} is no version's number", hint="the operator looks versions up by number")
+        _ask(file, "start", (why, who), as_json, candidate=Candidate(version=int(version), digest=""), cluster=True)
+        return
     serving, registry = served(file)
     model = serving.deployment.model
     which = int(version) if version.isdigit() else version
@@ -94,30 +105,33 @@ def approve(
     why: Why,
     file: File = _SPEC,
     who: Who = None,
+    cluster: OnCluster = False,
     as_json: AsJson = False,
 ) -> None:
     """Approve a step that waits for it."""
-    _ask(file, "approve", (why, who), as_json, weight=weight)
+    _ask(file, "approve", (why, who), as_json, weight=weight, cluster=cluster)
 
 
-def pause(why: Why, file: File = _SPEC, who: Who = None, as_json: AsJson = False) -> None:
+def pause(why: Why, file: File = _SPEC, who: Who = None, cluster: OnCluster = False, as_json: AsJson = False) -> None:
     """Stop a rollout where it is; what is harmful is taken back all the same."""
-    _ask(file, "pause", (why, who), as_json)
+    _ask(file, "pause", (why, who), as_json, cluster=cluster)
 
 
-def resume(why: Why, file: File = _SPEC, who: Who = None, as_json: AsJson = False) -> None:
+def resume(why: Why, file: File = _SPEC, who: Who = None, cluster: OnCluster = False, as_json: AsJson = False) -> None:
     """Let a paused rollout go on."""
-    _ask(file, "resume", (why, who), as_json)
+    _ask(file, "resume", (why, who), as_json, cluster=cluster)
 
 
-def promote(why: Why, file: File = _SPEC, who: Who = None, as_json: AsJson = False) -> None:
+def promote(why: Why, file: File = _SPEC, who: Who = None, cluster: OnCluster = False, as_json: AsJson = False) -> None:
     """Give the canary everything now, without waiting for evidence; a provisional one is confirmed."""
-    _ask(file, "promote", (why, who), as_json)
+    _ask(file, "promote", (why, who), as_json, cluster=cluster)
 
 
-def rollback(why: Why, file: File = _SPEC, who: Who = None, as_json: AsJson = False) -> None:
+def rollback(
+    why: Why, file: File = _SPEC, who: Who = None, cluster: OnCluster = False, as_json: AsJson = False
+) -> None:
     """Take the canary back now."""
-    _ask(file, "rollback", (why, who), as_json)
+    _ask(file, "rollback", (why, who), as_json, cluster=cluster)
 
 
 def run(file: File = _SPEC) -> None:
@@ -142,7 +156,9 @@ def run(file: File = _SPEC) -> None:
         decide_on(_controller(file), lambda: datetime.now(UTC), stop)
 
 
-def _ask(file: Path, verb: Verb, said: tuple[str, str | None], as_json: bool, **details: Any) -> None:
+def _ask(
+    file: Path, verb: Verb, said: tuple[str, str | None], as_json: bool, *, cluster: bool = False, **details: Any
+) -> None:
     """Post a command and say what came of it."""
     import getpass
     from datetime import UTC, datetime
@@ -153,6 +169,9 @@ def _ask(file: Path, verb: Verb, said: tuple[str, str | None], as_json: bool, **
 
     why, who = said
     command = Command(id=uuid4().hex, verb=verb, who=who or getpass.getuser(), why=why, at=datetime.now(UTC), **details)
+    if cluster:
+        _ask_cluster(file, command, as_json)
+        return
     folder = RolloutFolder(platform_of(file))
     folder.commands.post(command)
     entry = answered(folder, command, lambda: _controller(file), _ANSWER_SECONDS)
@@ -160,6 +179,22 @@ def _ask(file: Path, verb: Verb, said: tuple[str, str | None], as_json: bool, **
         _json({"action": entry.action, "reasons": entry.reasons, "shares": entry.shares.model_dump()})
     else:
         sys.stdout.write(f"{entry.action}: {'; '.join(entry.reasons)}\n")
+
+
+def _ask_cluster(file: Path, command: Command, as_json: bool) -> None:
+    from serinus.control.commands_cluster import AnnotationCommands, answered
+    from serinus.engines.kubernetes import connected
+    from serinus.engines.specfile import read_service
+
+    metadata = read_service(file).deployment.metadata
+    with connected() as there:
+        commands = AnnotationCommands(there, metadata.namespace, metadata.name)
+        commands.post(command)
+        found = answered(commands, command, _ANSWER_SECONDS)
+    if as_json:
+        _json({"action": found.action, "reasons": found.reasons})
+    else:
+        sys.stdout.write(f"{found.action}: {'; '.join(found.reasons)}\n")
 
 
 def _controller(file: Path) -> Controller:

@@ -96,11 +96,20 @@ def down(file: File = _SPEC, as_json: AsJson = False) -> None:
         _say(f"stopped in {done.seconds:.1f} s" if done.was_up else "nothing was up")
 
 
-def status(file: File = _SPEC, as_json: AsJson = False) -> None:
+def status(
+    file: File = _SPEC,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="On the cluster of KUBECONFIG, not on this machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say what is up and how it does, why the last pipeline run failed if it did, and when the next one is due.
 
     Exit codes: 0 healthy, 1 degraded, 3 not up.
     """
+    if cluster:
+        _cluster_status(file, as_json)
+        return
     from serinus.control import status as control
 
     found = control.status(platform_of(file), _training(file))
@@ -109,6 +118,21 @@ def status(file: File = _SPEC, as_json: AsJson = False) -> None:
     else:
         _show(found)
     raise typer.Exit(_EXIT[found.condition])
+
+
+def _cluster_status(file: Path, as_json: bool) -> None:
+    from serinus.cli.cluster_screen import show
+    from serinus.control.status_cluster import cluster_status
+    from serinus.engines.kubernetes import connected
+    from serinus.engines.specfile import read_service
+
+    with connected() as there:
+        found = cluster_status(there, read_service(file))
+    if as_json:
+        _json(found.model_dump(mode="json", by_alias=True))
+    else:
+        show(found)
+    raise typer.Exit(0 if found.ready else 1)
 
 
 def deploy(

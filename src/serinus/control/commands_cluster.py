@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from serinus.core.errors import Conflict, NotFound
-from serinus.core.rollout import Command
+from serinus.core.errors import Conflict, EngineError, NotFound, SerinusError
+from serinus.core.rollout import Candidate, Command
+from serinus.core.status import Decided, ModelDeploymentStatus
 from serinus.engines.kubernetes import MODEL_DEPLOYMENT, Cluster, Object
+from serinus.engines.waiting import wait_until
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +26,12 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class AnnotationCommands:
-    """Commands on one ModelDeployment."""
+    """Commands on one ModelDeployment. `resolve` looks up a version that a command names by its number only."""
 
     cluster: Cluster
     namespace: str
     name: str
+    resolve: Callable[[int], Candidate] | None = None
 
     def post(self, command: Command) -> None:
         """Ask for something.
@@ -41,7 +44,18 @@ class AnnotationCommands:
     def pending(self) -> tuple[Command, ...]:
         """What was asked for, oldest first."""
         found = self.cluster.get(MODEL_DEPLOYMENT, self.namespace, self.name)
-        return () if found is None else commands_of(found)
+        return () if found is None else tuple(map(self._resolved, commands_of(found)))
+
+    def _resolved(self, command: Command) -> Command:
+        """The command with its version looked up; one that cannot be is answered with that."""
+        candidate = command.candidate
+        if candidate is None or candidate.digest or self.resolve is None:
+            return command
+        try:
+            return command.model_copy(update={"candidate": self.resolve(candidate.version)})
+        except SerinusError as error:
+            log.warning("version %d cannot be looked up: %s", candidate.version, error)
+            return command.model_copy(update={"candidate": None})
 
     def done(self, handled: Sequence[str]) -> None:
         """Forget what was handled."""
@@ -76,3 +90,31 @@ def commands_of(deployment: Object) -> tuple[Command, ...]:
         where = f"{deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
         log.error("the annotation %s of %s holds no commands: %s", COMMANDS_ANNOTATION, where, error)
         return ()
+
+
+def answered(commands: AnnotationCommands, command: Command, seconds: float) -> Decided:
+    """What came of a command that was posted.
+
+    Raises:
+        EngineError: the operator did not get to it in time.
+    """
+
+    def handled() -> bool:
+        return all(each.id != command.id for each in commands.pending())
+
+    if not wait_until(handled, seconds, every=0.5):
+        raise EngineError(
+            f"`{command.verb}` was not answered within {seconds:.0f} s",
+            hint="it stays posted; does the operator run? `kubectl get pods -n serinus-system`",
+        )
+
+    def decided() -> Decided | None:
+        found = commands.cluster.get(MODEL_DEPLOYMENT, commands.namespace, commands.name) or {}
+        status = ModelDeploymentStatus.model_validate(found.get("status", {}), by_alias=True, by_name=False)
+        return next((each for each in status.decisions if each.who == command.who and each.at >= command.at), None)
+
+    wait_until(lambda: decided() is not None, seconds, every=0.5)
+    answer = decided()
+    if answer is None:
+        raise EngineError(f"what came of `{command.verb}` is not in the status", hint="the ledger has it")
+    return answer

@@ -15,7 +15,7 @@ from serinus.control.rollout import Controller, Observed
 from serinus.control.rollout_cluster import GatewayTraffic
 from serinus.control.rollout_versions import RegistryVersions
 from serinus.core.errors import EngineError, IntegrityError, NotFound, SerinusError
-from serinus.core.rollout import Decision, Shares, shares
+from serinus.core.rollout import Candidate, Decision, Shares, shares
 from serinus.core.spec.deployment import ModelDeployment, ModelDeploymentSpec
 from serinus.core.status import ModelDeploymentStatus
 from serinus.engines import kubernetes_gateway as gateway
@@ -193,14 +193,19 @@ class Deployments:
         rollout = spec.rollout
         assert rollout is not None
         namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
+        versions = self._known(found, spec)
+
+        def resolve(number: int) -> Candidate:
+            return versions.candidate(self.parts.registry.get(spec.model.name, number))
+
         return Controller(
             model=spec.model.name,
             policy=lambda: rollout,
-            versions=self._known(found, spec),
+            versions=versions,
             traffic=traffic,
             evidence=self.parts.evidence(namespace, spec),
             quality=self.parts.quality(namespace, name, spec),
-            commands=AnnotationCommands(self.cluster, namespace, name),
+            commands=AnnotationCommands(self.cluster, namespace, name, resolve),
             ledger=self.parts.database.ledger(_where(found)),
         )
 
