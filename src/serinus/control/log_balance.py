@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from serinus.core.errors import EngineError
 from serinus.core.prediction_log import Completeness, LogCounts, completeness
@@ -39,7 +39,11 @@ def read_counts(address: str, version: int | None = None) -> LogCounts:
 def parse_counts(text: str, version: int | None = None) -> LogCounts:
     """The counts in a page of metrics, in Prometheus' text format."""
     wanted = set() if version is None else {("version", str(version))}
-    samples = [each for each in _samples(text) if wanted <= each[1]]
+    return counts_of([each for each in _samples(text) if wanted <= each[1]])
+
+
+def counts_of(samples: Sequence[Sample]) -> LogCounts:
+    """The counts in samples: name, labels and value each. Others than the log's are ignored."""
 
     def total(name: str, *labels: tuple[str, str]) -> int:
         return int(sum(value for key, own, value in samples if key == name and set(labels) <= own))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from serinus.control.prometheus_evidence import PrometheusSource
+from serinus.control.quality_cluster import ClusterQuality
 from serinus.control.rollout import Evidence, QualitySource
 from serinus.control.rollout_cluster import GatewayTraffic
 from serinus.core.errors import EngineError, InvalidInput
@@ -39,6 +41,8 @@ class Parts:
     registry: Registry
     database: LedgerDatabase
     events: Events
+    state: Path
+    _qualities: dict[tuple[str, str], ClusterQuality] = field(default_factory=dict, init=False)
     _prometheus: Prometheus | None = field(default=None, init=False)
 
     @classmethod
@@ -50,7 +54,7 @@ class Parts:
         if platform.ledger_uri is None:
             raise InvalidInput("the platform has no ledger_uri", hint="such as postgresql+psycopg2://user@host/serinus")
         registry = CachedRegistry(platform.tracking_uri, platform.artifact_uri)
-        return cls(settings, cluster, registry, LedgerDatabase(platform.ledger_uri), events)
+        return cls(settings, cluster, registry, LedgerDatabase(platform.ledger_uri), events, platform.state)
 
     @property
     def resync(self) -> float:
@@ -67,14 +71,11 @@ class Parts:
 
     def evidence(self, namespace: str, spec: ModelDeploymentSpec) -> Evidence:
         """Where totals of a deployment's traffic come from."""
-        url = self.settings.prometheus_url
-        if url is None or spec.rollout is None:
+        server = self._server()
+        if server is None or spec.rollout is None:
             return _NoEvidence()
-        if self._prometheus is None:
-            token, authority = self.settings.prometheus_token_file, self.settings.prometheus_ca_file
-            self._prometheus = Prometheus(Connection(url, token_file=token, ca_file=authority))
         return PrometheusSource(
-            self._prometheus,
+            server,
             spec.model.name,
             spec.rollout.guards.queries,
             labels={"namespace": namespace},
@@ -83,7 +84,22 @@ class Parts:
 
     def quality(self, namespace: str, name: str, spec: ModelDeploymentSpec) -> QualitySource:
         """How well both versions predict."""
-        return _no_quality
+        server = self._server()
+        if server is None:
+            return _no_quality
+        key = (namespace, name)
+        if key not in self._qualities:
+            folder = self.state / "quality" / namespace / name
+            self._qualities[key] = ClusterQuality(self.cluster, key, self.registry, server, folder)
+        source = self._qualities[key]
+        return lambda state, now: source.evidence(spec, state, now)
+
+    def _server(self) -> Prometheus | None:
+        url = self.settings.prometheus_url
+        if self._prometheus is None and url is not None:
+            token, authority = self.settings.prometheus_token_file, self.settings.prometheus_ca_file
+            self._prometheus = Prometheus(Connection(url, token_file=token, ca_file=authority))
+        return self._prometheus
 
     def _image(self) -> str:
         runtime = self.cluster.runtime(RUNTIME)
