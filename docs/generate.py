@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from serinus.core.crd import custom_resource_definition, structural_schema
 from serinus.core.spec import API_VERSION, KINDS
 from serinus.core.spec.common import PATTERN_WORDS
 from serinus.core.spec.rules import KEYWORD
-from serinus.core.times import DURATION_PATTERN
+from serinus.core.times import DURATION_PATTERN, format_duration
+from serinus.operator.metrics import Metrics
+from serinus.operator.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 NOTICE = "generated from the code by `make docs`; do not edit"
@@ -32,6 +35,7 @@ def generated() -> dict[Path, str]:
         Path("docs/reference/cli.md"): "\n".join(_cli()),
         Path("docs/reference/metrics.md"): "\n".join(_metrics()),
         Path("docs/reference/errors.md"): "\n".join(_errors()),
+        Path("docs/reference/operator.md"): "\n".join(_operator()),
     }
     texts = {path: f"<!-- {NOTICE} -->\n{text.rstrip()}\n" for path, text in pages.items()}
     for kind in KINDS:
@@ -187,6 +191,27 @@ def _metrics() -> Iterator[str]:
         edges.setdefault(each.buckets, []).append(f"`{each.name}`")
     rows = [[", ".join(names), ", ".join(f"{edge:g}" for edge in found)] for found, names in edges.items() if found]
     yield from _table(["histogram", "upper edges"], rows)
+
+
+def _operator() -> Iterator[str]:
+    yield "# The operator\n"
+    yield "`serinus operator` is told by its environment what it cannot find on the cluster.\n"
+    rows = []
+    for name, each in Settings.model_fields.items():
+        default = each.default
+        if isinstance(default, timedelta):
+            default = format_duration(default)
+        rows.append(
+            [f"`{PREFIX}{name.upper()}`", "" if default in (None, "") else f"`{default}`", each.description or ""]
+        )
+    rows.insert(0, ["`SERINUS_PLATFORM`", "", "Where the engines are: YAML, or the path of a file that holds it."])
+    yield from _table(["variable", "default", "meaning"], rows)
+    yield "\n## Metrics\n"
+    found = [
+        [f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation]
+        for family in Metrics().registry.collect()
+    ]
+    yield from _table(["name", "type", "meaning"], sorted(found))
 
 
 def _errors() -> Iterator[str]:
