@@ -39,7 +39,7 @@ from serinus.core.times import utc
 from serinus.core.version import CHALLENGER, ModelVersion, RunRecord
 from serinus.engines.archive import HANDLER, MODEL, PROFILE, SIGNATURE, read_archive
 from serinus.engines.feast import FeatureStore
-from serinus.engines.mlflow import ARCHIVES
+from serinus.engines.mlflow import ARCHIVES, Registry
 from serinus.training.package import Parts, package
 from serinus.training.project import load_project
 from tests.support import eventually
@@ -137,11 +137,12 @@ class Traffic:
     `answers` counts versions and errors as the clients saw them. With `telling`, what became of each order is reported.
     """
 
-    def __init__(self, address: str, signature: Signature) -> None:
+    def __init__(self, address: str, signature: Signature, host: str | None = None) -> None:
         self.answers: Counter[tuple[str | None, str | None]] = Counter()
         self.reported = 0
         self.telling = False
         self._address = address
+        self._host = host
         self._types = v2_types(signature)
         self._random = np.random.default_rng(3)
         self._asked = 0
@@ -186,7 +187,7 @@ class Traffic:
 
     async def _run(self) -> None:
         try:
-            async with Client(self._address, NAME, _CLIENTS, self._types) as client:
+            async with Client(self._address, NAME, _CLIENTS, self._types, host=self._host) as client:
                 while not self._stop.is_set():
                     rows = [self._order() for _ in range(_BATCH)]
                     answers = await client.send(rows)
@@ -221,6 +222,23 @@ class Traffic:
         channel = {"web": 0.6, "phone": 0.0, "desk": -0.6}[row["channel"]]
         chance = 1 / (1 + np.exp(2.2 - 0.25 * queue - 0.01 * row["amount"] - channel))
         return {"id": row["id"], "label": int(self._random.random() < chance)}
+
+
+def challenger(registry: Registry, first: ModelVersion, folder: Path, variant: tuple[str, Change]) -> ModelVersion:
+    """Register a variant of a version, packaged as the pipeline does it, and make it the challenger."""
+    name, change = variant
+    scratch = folder / name
+    scratch.mkdir(parents=True)
+    with read_archive(registry.fetch(first, folder), first.digest) as archive:
+        archive.extract(scratch)
+    change(scratch)
+    parts = Parts(scratch / MODEL, scratch / SIGNATURE, scratch / PROFILE, scratch / HANDLER)
+    packaged = package(NAME, parts, scratch / "out")
+    lineage = first.lineage.model_copy(update={"pipeline_run": name})
+    record = RunRecord(name=NAME, lineage=lineage, accepted=True, metrics={}, card=f"# {name}\n")
+    version = registry.register(record, packaged.path, packaged.digest)
+    registry.set_alias(NAME, CHALLENGER, version.version)
+    return version
 
 
 class Site:
@@ -274,19 +292,8 @@ class Site:
         return RolloutFolder(self.serving.platform)
 
     def challenger(self, name: str, change: Change) -> ModelVersion:
-        """Register a variant of the first version, packaged as the pipeline does it, and make it the challenger."""
-        scratch = self.folder / "variants" / name
-        scratch.mkdir(parents=True)
-        with read_archive(self.registry.fetch(self.first, scratch.parent), self.first.digest) as archive:
-            archive.extract(scratch)
-        change(scratch)
-        parts = Parts(scratch / MODEL, scratch / SIGNATURE, scratch / PROFILE, scratch / HANDLER)
-        packaged = package(NAME, parts, scratch / "out")
-        lineage = self.first.lineage.model_copy(update={"pipeline_run": name})
-        record = RunRecord(name=NAME, lineage=lineage, accepted=True, metrics={}, card=f"# {name}\n")
-        version = self.registry.register(record, packaged.path, packaged.digest)
-        self.registry.set_alias(NAME, CHALLENGER, version.version)
-        return version
+        """Register a variant of the first version and make it the challenger."""
+        return challenger(self.registry, self.first, self.folder / "variants", (name, change))
 
     def damage(self, version: ModelVersion) -> None:
         """Change one byte of a version's archive where the registry keeps it."""

@@ -37,13 +37,17 @@ class Client:
         model: name in the path.
         concurrency: requests under way at once.
         types: V2 datatype of each input column.
+        host: the name by which a gateway knows the model, where the address is the gateway's own.
     """
 
-    def __init__(self, address: str, model: str, concurrency: int, types: dict[str, str]) -> None:
+    def __init__(
+        self, address: str, model: str, concurrency: int, types: dict[str, str], *, host: str | None = None
+    ) -> None:
         self._url = f"{address}/v2/models/{model}/infer"
         self._outcomes = f"{address}/v1/outcomes"
         self._types = types
         self._concurrency = concurrency
+        self._headers = {**_JSON, **({"Host": host} if host else {})}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=self._concurrency, force_close=False)
@@ -82,7 +86,7 @@ class Client:
         for start in range(0, len(outcomes), _OUTCOMES_A_POST):
             part = outcomes[start : start + _OUTCOMES_A_POST]
             try:
-                async with self._session.post(self._outcomes, data=orjson.dumps(part), headers=_JSON) as reply:
+                async with self._session.post(self._outcomes, data=orjson.dumps(part), headers=self._headers) as reply:
                     content, status = await reply.read(), reply.status
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise EngineError(f"cannot reach {self._outcomes}: {error}") from error
@@ -103,7 +107,7 @@ class Client:
         )
         started = time.perf_counter()
         try:
-            async with self._session.post(self._url, data=body, headers=_JSON) as reply:
+            async with self._session.post(self._url, data=body, headers=self._headers) as reply:
                 content = await reply.read()
                 status = reply.status
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, TimeoutError) as error:

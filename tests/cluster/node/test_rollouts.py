@@ -1,0 +1,166 @@
+"""Rollouts on a real cluster: real pods of our image behind KServe and a Gateway, judged by what Prometheus counted."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serinus.core.rollout import Shares
+from serinus.engines import kubernetes_gateway as gateway_engine
+from tests.cluster.conftest import ROOT, Kubectl
+from tests.support_rollout_cluster import ClusterSite, OperatorProcess
+from tests.support_rollout_laptop import ERRING, NAME, SLOW, handled_by, harmless, policy
+
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions", "runtime")]
+
+IMAGE = "localhost/serinus-serving:dev"
+BROKEN = "raise RuntimeError('this version cannot be loaded')\n"
+
+
+@pytest.fixture(scope="module")
+def runtime(kubectl: Kubectl) -> None:
+    """Our ClusterServingRuntime, with the image that was imported into the node."""
+    document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
+    kubectl(
+        "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")
+    )
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    found = OperatorProcess(tmp_path_factory.mktemp("operator"))
+    found.start()
+    yield found
+    assert found.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, kubectl: Kubectl, namespace: str, gateway: str, operator: OperatorProcess
+) -> Iterator[ClusterSite]:
+    """A first version that answers through the Gateway."""
+    found = ClusterSite(tmp_path_factory.mktemp("cluster"), kubectl, namespace, gateway)
+    found.deploy(cluster_policy())
+    found.until("the first version answers", lambda: found.condition("Ready").get("status") == "True", 300)
+    yield found
+    kubectl("delete", "modeldeployment", NAME, f"--namespace={namespace}", "--wait")
+
+
+def cluster_policy(**changes: object) -> dict[str, object]:
+    """A rollout that is judged by what Prometheus counts alone."""
+    own = policy(confirmation=None, **changes)
+    own["guards"]["quality"] = {"enabled": False}
+    return own
+
+
+def shares(site: ClusterSite) -> Shares | None:
+    return gateway_engine.shares_of(site.found("httproute"))
+
+
+def settled(site: ClusterSite, version: int) -> bool:
+    return shares(site) == Shares(stable=version) and site.versions() == {version}
+
+
+def test_the_first_version_answers_with_features_from_redis(site: ClusterSite) -> None:
+    with site.traffic() as traffic:
+        traffic.wait_for(200)
+    assert traffic.failed == 0
+    assert set(traffic.versions) == {site.champion}
+    assert site.status()["stable"] == site.champion
+
+
+def test_a_good_version_is_copied_to_stepped_and_promoted(site: ClusterSite) -> None:
+    before = site.champion
+    site.deploy(cluster_policy(shadow={"percent": 100}, steps=[20, 50]))
+    with site.traffic() as traffic:
+        version = site.challenger("good", harmless).version
+        site.until("promoted", lambda: site.status().get("stable") == version)
+        site.until("the old version is gone", lambda: settled(site, version), 120)
+        traffic.wait_for(200)
+    assert traffic.failed == 0, traffic.errors()
+    assert set(traffic.versions) == {before, version}
+    assert site.actions()[-5:] == ["start", "advance", "advance", "advance", "promote"]
+    assert site.champion == version
+    site.require_ledger()
+
+
+@pytest.mark.parametrize(("name", "code", "guard"), [("slow", SLOW, "slow"), ("erring", ERRING, "errors")])
+def test_a_harmful_version_is_rolled_back_for_its_fault(site: ClusterSite, name: str, code: str, guard: str) -> None:
+    before = site.champion
+    site.deploy(cluster_policy())
+    with site.traffic() as traffic:
+        version = site.challenger(name, handled_by(code)).version
+        site.until("rolled back", lambda: "rollback" in site.actions()[-1:], 300)
+        site.until("it is gone", lambda: settled(site, before), 120)
+        traffic.wait_for(100)
+    assert site.reasons("rollback")[0].startswith(guard)
+    assert (guard == "errors") == (traffic.failed > 0)
+    assert traffic.versions[version] > 0
+    assert all("internal error" in each for each in traffic.errors())
+    assert site.champion == before
+    events = site.kubectl(
+        "get", "events.events.k8s.io", f"--namespace={site.namespace}", "--output=jsonpath={.items[*].reason}"
+    )
+    assert "RolledBack" in events.split()
+    site.require_ledger()
+
+
+def test_a_version_that_cannot_be_loaded_is_rolled_back_with_its_own_words(site: ClusterSite) -> None:
+    before = site.champion
+    pace = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "5m", "readyTimeout": "45s"}
+    site.deploy(cluster_policy(pace=pace))
+    with site.traffic() as traffic:
+        version = site.challenger("broken", handled_by(BROKEN)).version
+        site.until("rolled back", lambda: "rollback" in site.actions()[-1:], 300)
+        site.until("it is gone", lambda: settled(site, before), 120)
+        traffic.wait_for(50)
+    assert traffic.failed == 0
+    assert set(traffic.versions) == {before}
+    assert f"version {version} was not ready for 45s" in site.reasons("rollback")[0]
+
+
+def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
+    before = site.champion
+    site.deploy(cluster_policy())
+    version = site.challenger("swapped", harmless)
+    content = b"something else"
+    command = ["find", "/tmp", "-path", f"*{version.run}*", "-name", version.archive]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    places = [Path(each) for each in found.stdout.split()]
+    assert places, "the registry keeps the archive somewhere on this machine"
+    for place in places:
+        place.write_bytes(content)
+    site.until("rolled back", lambda: "rollback" in site.actions()[-1:], 300)
+    assert "cannot be served" in site.reasons("rollback")[0]
+    assert site.champion == before
+    site.until("it is gone", lambda: settled(site, before), 120)
+
+
+def test_a_route_that_was_changed_by_hand_is_set_right(site: ClusterSite) -> None:
+    before = site.found("httproute")["spec"]
+    site.kubectl(
+        "patch", "httproute", NAME, f"--namespace={site.namespace}", "--type=json",
+        '--patch=[{"op": "replace", "path": "/spec/hostnames", "value": ["elsewhere.example"]}]',
+    )  # fmt: skip
+    site.until("set right", lambda: site.found("httproute")["spec"] == before, 60)
+
+
+def test_an_operator_that_is_killed_is_followed_by_one_that_goes_on(
+    site: ClusterSite, operator: OperatorProcess
+) -> None:
+    before = site.champion
+    site.deploy(cluster_policy(shadow={"percent": 100}, steps=[20, 50]))
+    with site.traffic() as traffic:
+        version = site.challenger("after-a-crash", harmless).version
+        for action in ("start", "advance"):
+            site.until(action, lambda action=action: action in site.actions()[-1:], 300)
+            operator.kill()
+            operator.start()
+        site.until("promoted", lambda: site.status().get("stable") == version)
+        site.until("the old version is gone", lambda: settled(site, version), 120)
+    assert traffic.failed == 0, traffic.errors()
+    assert set(traffic.versions) == {before, version}
+    site.require_ledger()

@@ -1,0 +1,226 @@
+"""The tiny project served on a cluster: trained here, registered in the cluster's registry, its features in Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serinus.control.refresh import fill
+from serinus.core.platform import Platform
+from serinus.core.signature import Signature
+from serinus.core.times import utc
+from serinus.core.version import CHAMPION, ModelVersion, RunRecord
+from serinus.engines.archive import SIGNATURE, read_archive
+from serinus.engines.feast import FeatureStore
+from serinus.engines.ledger_sql import LedgerDatabase, SqlLedger
+from serinus.engines.mlflow import Registry
+from serinus.training.project import load_project
+from tests.support import eventually
+from tests.support_rollout_laptop import AS_OF, NAME, Change, Site, Traffic, challenger
+
+ADDRESS = "10.99.0.1"
+"""Where the testbed's backing services are."""
+DOMAIN = "models.example"
+OLD = {"maximumAge": "36500d"}
+"""The tiny project's features are of 2020: young enough here, so that they are served."""
+
+Kubectl = Any
+
+
+def platform(folder: Path, host: str = ADDRESS) -> Platform:
+    """The testbed's engines, by address for the tests, or by the names of their Services (`host` `{}.x`) for pods."""
+
+    def at(name: str) -> str:
+        return host.format(name)
+
+    return Platform(
+        state=folder,
+        offline_uri=str(folder / "offline"),
+        online_store={"type": "redis", "connection_string": f"{at('redis')}:6379"},
+        feast_registry=f"postgresql+psycopg2://serinus@{at('postgres')}:5432/feast",
+        tracking_uri=f"http://{at('mlflow')}:5000",
+        artifact_uri="mlflow-artifacts:/",
+        pipeline_root=str(folder / "pipelines"),
+        ledger_uri=f"postgresql+psycopg2://serinus@{at('postgres')}:5432/serinus",
+    )
+
+
+def text(found: Platform) -> str:
+    """As the Secret has it."""
+    return yaml.safe_dump(found.model_dump(mode="json"))
+
+
+@dataclass
+class ClusterSite:
+    """One ModelDeployment in a namespace of its own."""
+
+    folder: Path
+    kubectl: Kubectl
+    namespace: str
+    gateway: str
+    registry: Registry = field(init=False)
+    first: ModelVersion = field(init=False)
+
+    def __post_init__(self) -> None:
+        laptop = Site(self.folder / NAME, 0)
+        self.file = laptop.file
+        self.platform = platform(self.folder / "state")
+        self.registry = Registry(self.platform.tracking_uri, self.platform.artifact_uri)
+        path = laptop.registry.fetch(laptop.first, self.folder)
+        record = RunRecord(name=NAME, lineage=laptop.first.lineage, accepted=True, metrics={}, card="# tiny\n")
+        self.first = self.registry.register(record, path, laptop.first.digest)
+        self.registry.promote(NAME, self.first.version)
+        fill(load_project(self.file), FeatureStore.open(self.platform, NAME), utc(AS_OF))
+        inside = platform(Path("/var/run/serinus"), "{}.serinus-system.svc")
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "serinus-platform", "namespace": self.namespace},
+            "stringData": {"platform.yaml": text(inside)},
+        }
+        self.apply(secret)
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        """As the administrator."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=yaml.safe_dump_all(documents))
+
+    def deploy(self, rollout: Mapping[str, Any] | None, **spec: Any) -> None:
+        """Apply the ModelDeployment with a rollout."""
+        _, document = yaml.safe_load_all(self.file.read_text())
+        document["metadata"]["namespace"] = self.namespace
+        own = {"features": {"default": OLD}, "log": {"enabled": False}, "predictor": _SMALL, **spec}
+        document["spec"] = {"model": {"name": NAME, "version": "champion"}, **own}
+        if rollout is not None:
+            document["spec"]["rollout"] = dict(rollout)
+        self.apply(document)
+
+    def challenger(self, name: str, change: Change) -> ModelVersion:
+        """Register a variant of the first version and make it the challenger."""
+        return challenger(self.registry, self.first, self.folder / "variants", (name, change))
+
+    @property
+    def champion(self) -> int:
+        return self.registry.get(NAME, CHAMPION).version
+
+    @property
+    def host(self) -> str:
+        return f"{NAME}.{self.namespace}.{DOMAIN}"
+
+    def traffic(self) -> Traffic:
+        """Orders sent through the Gateway."""
+        with read_archive(self.registry.fetch(self.first, self.folder), self.first.digest) as archive:
+            return Traffic(self.gateway, Signature.model_validate_json(archive.read(SIGNATURE)), self.host)
+
+    @property
+    def ledger(self) -> SqlLedger:
+        assert self.platform.ledger_uri is not None
+        return LedgerDatabase(self.platform.ledger_uri).ledger(f"{self.namespace}/{NAME}")
+
+    def found(self, kind: str, name: str = NAME) -> dict[str, Any]:
+        """An object."""
+        content = self.kubectl("get", kind, name, f"--namespace={self.namespace}", "--output=json")
+        document: dict[str, Any] = json.loads(content)
+        return document
+
+    def status(self) -> dict[str, Any]:
+        """The ModelDeployment's status."""
+        found: dict[str, Any] = self.found("modeldeployment").get("status", {})
+        return found
+
+    def condition(self, name: str) -> dict[str, Any]:
+        """One of its conditions."""
+        return next((each for each in self.status().get("conditions", ()) if each["type"] == name), {})
+
+    def until(self, words: str, condition: Any, seconds: float = 300) -> None:
+        """Wait for something, and show the status if it does not come."""
+        try:
+            eventually(condition, seconds, interval=0.5)
+        except AssertionError as error:
+            pods = self.kubectl("get", "pods", f"--namespace={self.namespace}")
+            raise AssertionError(
+                f"not within {seconds} s: {words}\n{json.dumps(self.status(), indent=1)}\n{pods}"
+            ) from error
+
+    def actions(self) -> list[str]:
+        """What was decided in this namespace, but for holding."""
+        return [each.action for each in self.ledger.entries() if each.action not in ("hold", "adopt")]
+
+    def reasons(self, action: str) -> tuple[str, ...]:
+        """Why something was decided last."""
+        return next(each.reasons for each in self.ledger.newest_first() if each.action == action)
+
+    def versions(self) -> set[int]:
+        """Versions that have an InferenceService."""
+        content = self.kubectl("get", "inferenceservices", f"--namespace={self.namespace}", "--output=json")
+        return {int(each["metadata"]["labels"]["serinus.dev/version"]) for each in json.loads(content)["items"]}
+
+    def events(self) -> set[str]:
+        """Reasons of the events in the namespace."""
+        content = self.kubectl("get", "events.events.k8s.io", f"--namespace={self.namespace}", "--output=json")
+        return {each.get("reason", "") for each in json.loads(content)["items"]}
+
+    def require_ledger(self) -> None:
+        """The ledger is whole, and all decisions come out again."""
+        entries = self.ledger.count()
+        for checked in (self.ledger.verify(), self.ledger.replay()):
+            assert (checked.broken, checked.entries) == (None, entries)
+
+
+_SMALL = {
+    "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+    "batching": {"maxSize": 16, "maxDelay": "2ms"},
+}
+
+
+class OperatorProcess:
+    """`serinus operator` as a process of its own; it may be killed and started again."""
+
+    def __init__(self, folder: Path, identity: str = "one", **settings: str) -> None:
+        self.identity = identity
+        self.log = folder / f"operator-{identity}.log"
+        self._environment = {
+            **os.environ,
+            "SERINUS_PLATFORM": text(platform(folder / f"state-{identity}")),
+            "SERINUS_PROMETHEUS_URL": f"http://{ADDRESS}:9090",
+            "SERINUS_SCRAPE_INTERVAL": "1s",
+            "SERINUS_DOMAIN": DOMAIN,
+            "SERINUS_RESYNC": "5s",
+            "SERINUS_IDENTITY": identity,
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-P", "-m", "serinus", "operator", "--port", "0", "--metrics-port", "0"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """As a node's crash does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> int | None:
+        """As a Deployment does; its exit code."""
+        if self._process is None:
+            return None
+        self._process.terminate()
+        code = self._process.wait(60)
+        self._process = None
+        return code
+
+    def leads(self, since: datetime) -> bool:
+        """Whether its log says that it leads."""
+        return f"{self.identity} leads" in self.log.read_text() and since <= datetime.now(UTC)
