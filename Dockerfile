@@ -97,9 +97,9 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/tmp/tools \
     sh /opt/serinus/pins/image.sh /tmp/tools -r /opt/serinus/pins/operator.txt
 COPY --from=project /opt/serinus /opt/serinus
 USER 65532:65532
-EXPOSE 8080
+EXPOSE 8080 9090
 ENTRYPOINT ["serinus"]
-CMD ["operator"]
+CMD ["operator", "--address=0.0.0.0"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="serinus-operator" \
     org.opencontainers.image.description="Rolls out model versions and runs continuous training." \

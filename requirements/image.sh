@@ -10,7 +10,7 @@ tools=$1
 shift
 target=/opt/serinus
 uv() { "$tools/bin/uv" "$@"; }
-export UV_PYTHON_DOWNLOADS=never UV_NO_CACHE=1 UV_LINK_MODE=copy
+export UV_PYTHON_DOWNLOADS=never UV_NO_CACHE=1
 if [ -z "${SSL_CERT_FILE:-}" ]; then unset SSL_CERT_FILE; fi
 
 began=$(mktemp)
