@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 # pytest processes; the real engines that the tests start take memory and cores of their own.
 WORKERS ?= 2
 ARGS ?=
+# For `make images`. The local one is made of Debian's packages: BASE=localhost/serinus-base:bookworm
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+TAG ?= dev
 UPGRADE ?=
 
 # Where it is set, as in many container images, no process would keep what it compiled: each of the dozens that a demo
@@ -13,7 +16,7 @@ UPGRADE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster bench-serving bench-rollout lint format docs lock clean distclean
+.PHONY: help env demo test test-cluster images bench-serving bench-rollout lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
@@ -39,6 +42,9 @@ test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or 
 	@mkdir -p build/reports
 	@$(PY) -m tests.cluster.testbed run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
+images: ## build the images with buildah, as archives in build/images (BASE=an image to build on, TAG=dev)
+	@BASE=$(BASE) TAG=$(TAG) bash tests/cluster/images/build.sh
+
 bench-rollout: env ## compare how rollouts are decided: our policy, Flagger, Argo Rollouts, Wald's oracle (under 4 minutes)
 	@$(PY) -m benchmarks.rollout $(ARGS)
 
@@ -60,9 +66,9 @@ LOCK = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --python-version 3.11 --gen
 lock: env ## pin the dependencies of pyproject.toml again (UPGRADE=--upgrade for newer ones)
 	@export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
 	$(LOCK) pyproject.toml --all-extras -o requirements/dev.txt && \
-	for extra in train serve operator; do \
+	for extra in common train serve operator; do \
 		$(LOCK) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt || exit 1; \
-	done
+	done && echo hatchling | $(LOCK) - -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## remove what builds, tests and runs of the examples left behind, but not .venv
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

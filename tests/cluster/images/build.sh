@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# build.sh: the images of the Dockerfile with buildah, each also as an archive in build/images that `ctr images import`
+# and `podman load` take. What has not changed since the last build is not made again.
+#
+#   BASE      the image to build on; localhost/serinus-base:bookworm is made here, out of Debian's packages
+#   TAG       of the images: localhost/serinus-serving:TAG
+#   TARGETS   which of them
+#   ARCHIVES  "no" leaves the archives out
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+local_base=localhost/serinus-base:bookworm
+base=${BASE:-docker.io/library/python:3.11-slim-bookworm}
+tag=${TAG:-dev}
+
+if [ "$base" = "$local_base" ]; then tests/cluster/images/base.sh "$base"; fi
+
+# With --layers all stages share one cache. One time for all files: layers depend on their content alone.
+options=(--layers --isolation chroot --format docker --timestamp 1577836800
+    --build-arg "BASE=$base" --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)")
+if [ -n "${TORCH_INDEX:-}" ]; then options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX"); fi
+# A machine whose proxy has a certificate of its own lends its list, for the build alone.
+if [ -n "${SSL_CERT_FILE:-}" ]; then
+    options+=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --build-arg "SSL_CERT_FILE=$SSL_CERT_FILE")
+fi
+
+mkdir -p build/images
+# buildah 1.28 cannot mount a stage that it took from its cache, but an image by the stage's name.
+tools=localhost/serinus-tools:$tag
+nice -n 10 buildah bud "${options[@]}" --target tools --tag "$tools" . > build/images/tools.log 2>&1 || {
+    tail -n 40 build/images/tools.log >&2
+    exit 1
+}
+options+=(--build-context "tools=container-image://$tools")
+
+for target in ${TARGETS:-operator serving pipeline}; do
+    name=localhost/serinus-$target:$tag
+    began=$SECONDS
+    nice -n 10 buildah bud "${options[@]}" --target "$target" --tag "$name" . > "build/images/$target.log" 2>&1 || {
+        tail -n 40 "build/images/$target.log" >&2
+        exit 1
+    }
+    echo "images: $name in $((SECONDS - began)) s" >&2
+    if [ "${ARCHIVES:-}" = no ]; then continue; fi
+    id=$(buildah inspect --type image --format '{{.FromImageID}}' "$name")
+    archive=build/images/$target.tar
+    if [ -e "$archive" ] && [ "$(cat "$archive.id" 2> /dev/null)" = "$id" ]; then continue; fi
+    rm -f "$archive" "$archive.id"
+    began=$SECONDS
+    nice -n 10 buildah push --quiet "$name" "docker-archive:$archive:$name"
+    echo "$id" > "$archive.id"
+    echo "images: $archive, $(($(stat -c %s "$archive") / 1000000)) MB, in $((SECONDS - began)) s" >&2
+done

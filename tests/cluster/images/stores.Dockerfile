@@ -1,0 +1,11 @@
+# PostgreSQL and Redis for tests, out of Debian's packages, in one image. The accounts have the numbers that
+# manifests/overlays/standalone runs the stores as.
+ARG BASE=localhost/serinus-base:bookworm
+FROM ${BASE}
+RUN echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >> /etc/passwd && echo 'postgres:x:999:' >> /etc/group \
+    && echo 'exit 101' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d \
+    && apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql-15 redis-server \
+    && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/15 /usr/sbin/policy-rc.d
+ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+USER 999:999
