@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # pytest processes; the real engines that the tests start take memory and cores of their own.
 WORKERS ?= 2
+# How much of a cluster the tests on one get: api, control or node (tests/cluster/README.md).
+LEVEL ?= api
 ARGS ?=
 # For `make images`. The local one is made of Debian's packages: BASE=localhost/serinus-base:bookworm
 BASE ?= docker.io/library/python:3.11-slim-bookworm
@@ -38,9 +40,9 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
 
-test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one built and started here for them
+test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods)
 	@mkdir -p build/reports
-	@$(PY) -m tests.cluster.testbed run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
+	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
 images: ## build the images with buildah, as archives in build/images (BASE=an image to build on, TAG=dev)
 	@BASE=$(BASE) TAG=$(TAG) bash tests/cluster/images/build.sh

@@ -1,4 +1,5 @@
-"""One command up, one down, and one that does both around another: `run -- pytest tests/cluster`.
+"""One command up, one down, and one that does both around another: `run -- pytest tests/cluster`. A fourth gives an
+image to a node.
 
 Where KUBECONFIG is set there is a cluster already: `run` then only runs the command. A testbed that was up before `run`
 stays up, so that one can look into it between two runs.
@@ -18,14 +19,18 @@ from pathlib import Path
 from types import FrameType
 
 from tests.cluster.testbed.cluster import LEVELS, Cluster, told
+from tests.cluster.testbed.node import load_image
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[2]
+LEVEL = "SERINUS_TESTBED_LEVEL"
+"""Tells the command that is run what it may expect of its cluster."""
 
 
 def main() -> int:
     """The exit code: of the command that is run, or 1 when the testbed cannot be had."""
     options = _parser().parse_args()
+    os.environ[LEVEL] = options.level
     if options.verb == "run" and os.environ.get("KUBECONFIG"):
         _say(f"using the cluster of KUBECONFIG={os.environ['KUBECONFIG']}")
         return subprocess.run(options.command, check=False).returncode
@@ -33,7 +38,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     cluster = Cluster(options.level, CHECKOUT)
     try:
-        return {"up": _up, "down": _down, "run": _run}[options.verb](cluster, options.command)
+        verbs = {"up": _up, "down": _down, "run": _run, "load-image": _load_image}
+        return verbs[options.verb](cluster, options.command)
     except RuntimeError as error:
         _say(f"testbed: {error}")
         return 1
@@ -64,13 +70,26 @@ def _down(cluster: Cluster, _: list[str]) -> int:
     return 0
 
 
+def _load_image(cluster: Cluster, archives: list[str]) -> int:
+    if cluster.level != "node" or not cluster.is_up:
+        raise RuntimeError("there is no node to take an image: bring it up with --level node first")
+    for archive in archives:
+        _say(load_image(cluster.site(), Path(archive)))
+    return 0
+
+
 def _run(cluster: Cluster, command: list[str]) -> int:
     was_up = True
     try:
         with _alone():
             was_up = cluster.is_up
             told(cluster.up(), _say)
-        settings = {"KUBECONFIG": str(cluster.kubeconfig), "PATH": f"{cluster.path()}:{os.environ['PATH']}"}
+        settings = {
+            "KUBECONFIG": str(cluster.kubeconfig),
+            # Kubectl's, which would stay in the user's home.
+            "KUBECACHEDIR": str(cluster.state / "kubectl"),
+            "PATH": f"{cluster.path()}:{os.environ['PATH']}",
+        }
         inside = cluster.network.inside(*command)
         return subprocess.run(inside, env={**os.environ, **settings}, check=False).returncode
     finally:
@@ -84,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, words in (("up", "bring it up, and say how to reach it"), ("down", "take it down")):
         verbs.add_parser(name, help=words).set_defaults(command=[])
+    load = verbs.add_parser("load-image", help="give the node images from archives as `docker save` writes them")
+    load.add_argument("command", nargs="+", metavar="ARCHIVE")
     run = verbs.add_parser("run", help="run a command beside it, and take it down again")
     run.add_argument("command", nargs="+", help="the command, after --")
     return parser

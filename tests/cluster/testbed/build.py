@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.cluster.testbed import gateway, images, kserve, modules
+
 HERE = Path(__file__).parent
-NICE = ["nice", "-n", "19"]
+# Each level is made of these; a node of more.
+SOURCES = ("go.mod", "go.sum", "build.sh", "cmd/hyperkube/*.go")
+NODE_SOURCES = ("cmd/*/*.go", "build.py", "images.py", "modules.py")
 
 
 def programs(level: str) -> Path:
@@ -19,33 +25,76 @@ def programs(level: str) -> Path:
     Raises:
         RuntimeError: they cannot be built.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serinus" / "testbed"
-    cache.mkdir(parents=True, exist_ok=True)
-    built = cache / f"{level}-{digest()}"
-    # Whoever comes second waits for the first one, and finds what that has built.
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.is_dir():
-            _build(level, built)
-    return built
+    return _kept(f"{level}-{digest(level)}", lambda folder: _build(level, folder))
 
 
-def digest() -> str:
+def base_image() -> Path:
+    """The archive of an image with the machine's own distribution and Python, made now if it is not in the cache.
+
+    Raises:
+        RuntimeError: it cannot be made.
+    """
+    made_of = hashlib.sha256((HERE / "images.py").read_bytes()).hexdigest()[:16]
+    return _kept(f"base-{made_of}", lambda folder: images.of_distribution(folder / "base.tar")) / "base.tar"
+
+
+def digest(level: str) -> str:
     """Digest of everything that decides what is built."""
-    sources = [HERE / "go.mod", HERE / "go.sum", HERE / "build.sh", *sorted((HERE / "cmd").rglob("*.go"))]
+    patterns = (*SOURCES, *(NODE_SOURCES if level == "node" else ()))
+    sources = sorted({path for pattern in patterns for path in HERE.glob(pattern)})
     found = hashlib.sha256()
     for path in sources:
         found.update(f"{path.relative_to(HERE)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()[:16]
 
 
-def _build(level: str, built: Path) -> None:
+def _kept(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, with what is made once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serinus" / "testbed"
+    cache.mkdir(parents=True, exist_ok=True)
+    made = cache / name
+    # Whoever comes second waits for the first one, and finds what that has made.
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.is_dir():
+            # Made beside its place, and moved there whole. What another one has left there is of no use to anyone.
+            unfinished = cache / "unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(made)
+    return made
+
+
+def _build(level: str, folder: Path) -> None:
     if shutil.which("go") is None:
         raise RuntimeError("the testbed is compiled: install Go 1.26 or newer, or set KUBECONFIG to use a cluster")
-    # Built beside its place, and moved there whole. With the lock held, what another build left is of no use to anyone.
-    unfinished = built.parent / "unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    result = subprocess.run([*NICE, HERE / "build.sh", level, unfinished], stdin=subprocess.DEVNULL, check=False)
+    result = subprocess.run([*modules.NICE, HERE / "build.sh", level, folder], stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
         raise RuntimeError(f"{HERE / 'build.sh'} {level} failed with exit code {result.returncode}")
-    unfinished.rename(built)
+    if level == "node":
+        _add_modules(folder)
+        for name in ("pause", "coredns"):
+            images.of_program(folder / name, folder / f"{name}.tar")
+
+
+def _add_modules(folder: Path) -> None:
+    """What is built from modules of its own, and the manifests that lie in them."""
+    definitions = modules.download(modules.GATEWAY_API) / "config" / "crd" / "standard"
+    _keep(folder / gateway.OBJECTS, *(path.read_text(encoding="utf-8") for path in sorted(definitions.glob("*.yaml"))))
+
+    module = modules.download(modules.KSERVE)
+    modules.build(module, "./cmd/manager", folder / kserve.PROGRAM)
+    kustomize = [folder / "kubectl", "kustomize", module / "config" / "default"]
+    kustomized = subprocess.run(kustomize, capture_output=True, text=True, check=True).stdout
+    # Its kustomization leaves its ConfigMap out.
+    settings = (module / "config" / "configmap" / "inferenceservice.yaml").read_text(encoding="utf-8")
+    _keep(folder / kserve.OBJECTS, kustomized, settings)
+
+    modules.build(modules.download(modules.PROMETHEUS), "./cmd/prometheus", folder / "prometheus")
+
+
+def _keep(path: Path, *manifests: str) -> None:
+    """Keep objects in a form that is read in no time."""
+    found = [each for text in manifests for each in modules.documents(text)]
+    path.write_text(json.dumps(found), encoding="utf-8")

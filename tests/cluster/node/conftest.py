@@ -1,0 +1,87 @@
+"""These tests need a cluster that runs pods, with KServe and a Gateway: `LEVEL=node make test-cluster` starts one. At
+other levels they are not collected."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import Kubectl
+from tests.cluster.testbed.images import reference
+
+AT_LEVEL = os.environ.get("SERINUS_TESTBED_LEVEL") == "node"
+ECHO = (Path(__file__).parent / "echo.py").read_text(encoding="utf-8")
+
+collect_ignore_glob = [] if AT_LEVEL else ["test_*.py"]
+
+Apply = Callable[..., None]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say that there is more."""
+    if not AT_LEVEL:
+        terminalreporter.write_line(f"tests/cluster/node needs pods: {__doc__}")
+
+
+@pytest.fixture
+def apply(kubectl: Kubectl) -> Iterator[Apply]:
+    """Makes objects, which are gone after the test."""
+    made: list[str] = []
+
+    def make(*objects: dict[str, Any]) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        made.insert(0, text)
+        kubectl("apply", "--server-side", "--filename=-", stdin=text)
+
+    yield make
+    for text in made:
+        kubectl("delete", "--filename=-", "--ignore-not-found", stdin=text)
+
+
+@pytest.fixture(scope="session")
+def gateway(kubectl: Kubectl) -> str:
+    """The address of the Gateway."""
+    found = json.loads(kubectl("get", "gateway", "serinus", "--namespace=serinus-system", "--output=json"))
+    return f"http://{found['status']['addresses'][0]['value']}:{found['spec']['listeners'][0]['port']}"
+
+
+def container(name: str) -> dict[str, Any]:
+    """A container that says its name to everyone."""
+    return {
+        "name": "kserve-container",
+        "image": reference("base"),
+        "command": ["python3", "-c", ECHO],
+        "env": [{"name": "ECHO", "value": name}],
+        "ports": [
+            {"name": "http1", "containerPort": 8080, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": 9109, "protocol": "TCP"},
+        ],
+        "readinessProbe": {"httpGet": {"path": "/asked", "port": 8080}, "periodSeconds": 1},
+    }
+
+
+def service(namespace: str, name: str) -> list[dict[str, Any]]:
+    """A pod that says its name, behind a Service."""
+    where, labels = {"name": name, "namespace": namespace}, {"app": name}
+    pod = {"containers": [container(name)], "terminationGracePeriodSeconds": 1}
+    ports = [{"port": 80, "targetPort": 8080}]
+    return [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {**where, "labels": labels}, "spec": pod},
+        {"apiVersion": "v1", "kind": "Service", "metadata": where, "spec": {"selector": labels, "ports": ports}},
+    ]
+
+
+def route(namespace: str, name: str, *rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules by which the Gateway answers for a host of the route's name."""
+    spec = {
+        "parentRefs": [{"name": "serinus", "namespace": "serinus-system"}],
+        "hostnames": [f"{name}.example.com"],
+        "rules": list(rules),
+    }
+    where = {"name": name, "namespace": namespace}
+    return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": where, "spec": spec}
