@@ -126,7 +126,7 @@ def test_pods_hold_to_the_restricted_standard_and_get_the_archive_that_was_regis
     predictor = found["InferenceService"]["spec"]["predictor"]
     (init,) = predictor["initContainers"]
     assert init["securityContext"] == kserve.RESTRICTED
-    assert init["args"] == ["--digest", "sha256:abc", "--to", "/mnt/models"]
+    assert init["args"] == ["--digest", "sha256:abc", "--to", "/mnt/serinus"]
     assert init["image"] == "registry/serinus-serving:1"
     mounts = {each["name"]: each for each in predictor["model"]["volumeMounts"]}
     assert all(each["readOnly"] for each in mounts.values())

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
-    app.command(epilog="Example: serinus fetch flights 3 --digest sha256:0a1b... --to /mnt/models")(fetch)
-    app.command(epilog="Example: serinus pod --config /etc/serinus/serving.json --models /mnt/models")(pod)
+    app.command(epilog="Example: serinus fetch flights 3 --digest sha256:0a1b... --to /mnt/serinus")(fetch)
+    app.command(epilog="Example: serinus pod --config /etc/serinus/serving.json --models /mnt/serinus")(pod)
 
 
 def fetch(
@@ -49,7 +49,7 @@ def fetch(
 
 def pod(
     config: Annotated[Path, typer.Option(help="What to serve.")] = Path("/etc/serinus/serving.json"),
-    models: Annotated[Path, typer.Option(help="Folder that `serinus fetch` filled.")] = Path("/mnt/models"),
+    models: Annotated[Path, typer.Option(help="Folder that `serinus fetch` filled.")] = Path("/mnt/serinus"),
 ) -> None:
     """Serve one model version in a pod until told to stop. SERINUS_PLATFORM says where the engines are."""
     import logging

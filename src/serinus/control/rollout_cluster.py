@@ -154,7 +154,12 @@ class GatewayTraffic:
     def trouble(self, number: int) -> kserve.Trouble | None:
         """What keeps a version's pods from being ready."""
         selector = kserve.pod_selector(self._name, number)
-        return kserve.trouble(self.cluster.all(POD, self._namespace, selector))
+        pods = self.cluster.all(POD, self._namespace, selector)
+        if found := kserve.trouble(pods):
+            return found
+        service = self.cluster.get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))
+        words = kserve.refusal(service) if service is not None and not pods else None
+        return kserve.Trouble(words) if words else None
 
     def _unused(self, config: Object, number: int) -> bool:
         """Whether a version's pods are told something else by now."""

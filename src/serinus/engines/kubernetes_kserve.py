@@ -23,7 +23,8 @@ DIGEST_ANNOTATION = "serinus.dev/digest"
 RUNTIME = "serinus"
 """Our ClusterServingRuntime, and the model format that it serves."""
 PORT = 80
-MODEL_FOLDER = "/mnt/models"
+# KServe mounts /mnt/models by itself.
+MODEL_FOLDER = "/mnt/serinus"
 CONFIG_FILE = "/etc/serinus/serving.json"
 WRONG_DIGEST = 5
 """Exit code of an init container that found another archive than was registered."""
@@ -101,6 +102,13 @@ def is_ready(service: Object) -> bool:
     if status.get("observedGeneration", 0) < service["metadata"].get("generation", 0):
         return False
     return any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ()))
+
+
+def refusal(service: Object) -> str | None:
+    """What KServe itself says of an InferenceService that is not ready, where no pod could even be made."""
+    found = [each for each in service.get("status", {}).get("conditions", ()) if each["status"] == "False"]
+    words = [f"{each.get('reason', each['type'])}: {each['message']}" for each in found if each.get("message")]
+    return words[0][:_WORDS] if words else None
 
 
 class Trouble(NamedTuple):
