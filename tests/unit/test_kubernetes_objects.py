@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serinus.control.pod import read_source
 from serinus.control.rollout_cluster import _told, holds
+from serinus.core.errors import InvalidInput
 from serinus.core.rollout import Shares
 from serinus.core.serving import PodConfig
 from serinus.core.spec.deployment import ModelDeploymentSpec, Predictor, Replicas
@@ -44,7 +46,7 @@ SPEC = read_service(Path("examples/flights")).deployment.spec
 
 def served(spec: ModelDeploymentSpec = SPEC) -> kserve.Served:
     config = PodConfig(version=3, digest=VERSION.digest, deployment=_told(spec))
-    return kserve.Served(OWNER, VERSION, config, "registry/serinus-serving:1")
+    return kserve.Served(OWNER, VERSION, config)
 
 
 def split(route: dict[str, Any]) -> dict[str, int]:
@@ -121,15 +123,29 @@ def test_objects_belong_to_their_owner_and_are_told_apart() -> None:
         assert kserve.version_of(each) == 3
 
 
-def test_pods_hold_to_the_restricted_standard_and_get_the_archive_that_was_registered() -> None:
+def test_pods_get_the_archive_that_was_registered_and_no_other() -> None:
     found = {kind.name: each for kind, each in kserve.objects(served())}
-    predictor = found["InferenceService"]["spec"]["predictor"]
-    (init,) = predictor["initContainers"]
-    assert init["securityContext"] == kserve.RESTRICTED
-    assert init["args"] == ["--digest", "sha256:abc", "--to", "/mnt/serinus"]
-    assert init["image"] == "registry/serinus-serving:1"
-    mounts = {each["name"]: each for each in predictor["model"]["volumeMounts"]}
-    assert all(each["readOnly"] for each in mounts.values())
+    model = found["InferenceService"]["spec"]["predictor"]["model"]
+    assert read_source(model["storageUri"]) == ("flights", 3, "sha256:abc")
+    assert all(each["readOnly"] for each in model["volumeMounts"])
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("flights/3", ("flights", 3, None)),
+        ("flights/champion", ("flights", "champion", None)),
+        ("serinus://flights/3?digest=sha256:a", ("flights", 3, "sha256:a")),
+    ],
+)
+def test_a_source_names_a_version(text: str, source: tuple[Any, ...]) -> None:
+    assert read_source(text) == source
+
+
+@pytest.mark.parametrize("text", ["flights", "/3", "flights/3/4", "serinus://flights", ""])
+def test_what_names_no_version_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="no model version"):
+        read_source(text)
 
 
 def test_pods_are_made_anew_when_they_are_told_something_else_and_only_then() -> None:
@@ -189,7 +205,7 @@ def test_what_keeps_pods_from_being_ready_is_told_in_their_own_words() -> None:
 
 def test_an_archive_that_is_not_the_registered_one_never_will_be() -> None:
     ended = {"terminated": {"exitCode": 5, "message": "expected sha256:abc, found sha256:def"}}
-    init = {"name": "model", "state": ended}
+    init = {"name": "storage-initializer", "state": ended}
     found = kserve.trouble([pod(initContainerStatuses=[init])])
     assert found is not None
     assert found.broken

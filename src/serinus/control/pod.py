@@ -13,6 +13,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import parse_qs
 
 from pydantic import ValidationError
 
@@ -29,6 +30,7 @@ from serinus.engines.mlflow import Registry
 
 log = logging.getLogger(__name__)
 
+SCHEME = "serinus://"
 PORT, COPIES_PORT, SIDECAR_PORT = 8080, 8081, 9109
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own network
 _VERSION_FILE = "version.json"
@@ -48,6 +50,21 @@ def fetch(registry: Registry, version: ModelVersion, folder: Path) -> Path:
     path = registry.fetch(version, folder)
     write_text(folder / _VERSION_FILE, version.model_dump_json())
     return path
+
+
+def read_source(text: str) -> tuple[str, int | str, str | None]:
+    """A model's name, its version or an alias of one, and the digest that it must have, out of `NAME/VERSION` or
+    `serinus://NAME/VERSION?digest=DIGEST`.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    place, _, query = text.removeprefix(SCHEME).partition("?")
+    name, _, version = place.partition("/")
+    digests = parse_qs(query).get("digest", [None])
+    if not name or not version or "/" in version:
+        raise InvalidInput(f"{text} is no model version", hint=f"such as flights/3 or {SCHEME}flights/3?digest=...")
+    return name, int(version) if version.isdigit() else version, digests[0]
 
 
 def read_config(path: Path) -> PodConfig:

@@ -66,7 +66,6 @@ class GatewayTraffic:
         spec: what it says.
         registry: where its versions are.
         front: the Gateway.
-        image: that the serving runtime has.
     """
 
     cluster: ClusterApi
@@ -74,7 +73,6 @@ class GatewayTraffic:
     spec: ModelDeploymentSpec
     registry: Registry
     front: Front
-    image: str
 
     @property
     def _name(self) -> str:
@@ -118,7 +116,7 @@ class GatewayTraffic:
         """Make a version's objects be as they should be, whoever changed them."""
         version = self.registry.get(self.spec.model.name, number)
         config = PodConfig(version=number, digest=version.digest, deployment=_told(self.spec))
-        for kind, wanted in kserve.objects(kserve.Served(self.deployment, version, config, self.image)):
+        for kind, wanted in kserve.objects(kserve.Served(self.deployment, version, config)):
             self._ensure(kind, wanted)
 
     def repair(self, shares: Shares) -> bool:

@@ -95,13 +95,6 @@ class Cluster:
         same = {"apiVersion": kind.api_version, "kind": kind.name}
         return [{**same, **each} for each in found["items"]]
 
-    def runtime(self, name: str) -> Object | None:
-        """A ClusterServingRuntime of KServe's, or None."""
-        try:
-            return self._call("GET", f"/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/{name}")
-        except NotFound:
-            return None
-
     def apply(self, wanted: Object, kind: Kind, *, status: bool = False, manager: str = MANAGER) -> Object:
         """Make an object be as wanted, or (with `status`) its status; again changes nothing.
 

@@ -23,8 +23,8 @@ DIGEST_ANNOTATION = "serinus.dev/digest"
 RUNTIME = "serinus"
 """Our ClusterServingRuntime, and the model format that it serves."""
 PORT = 80
-# KServe mounts /mnt/models by itself.
-MODEL_FOLDER = "/mnt/serinus"
+FETCHING = "storage-initializer"
+"""The init container that KServe makes for our scheme, by our ClusterStorageContainer."""
 CONFIG_FILE = "/etc/serinus/serving.json"
 WRONG_DIGEST = 5
 """Exit code of an init container that found another archive than was registered."""
@@ -42,13 +42,11 @@ class Served(NamedTuple):
         deployment: the ModelDeployment.
         version: the model version.
         config: what its pods are told.
-        image: of the serving runtime; the model is fetched by the same.
     """
 
     deployment: Object
     version: ModelVersion
     config: PodConfig
-    image: str
 
     @property
     def name(self) -> str:
@@ -140,7 +138,7 @@ def _container_trouble(pod: str, container: Object) -> Trouble | None:
         if "terminated" in state and state["terminated"].get("exitCode", 0) != 0
     ]
     where = f"{container['name']} of pod {pod}"
-    if ended and ended[0]["exitCode"] == WRONG_DIGEST and container["name"] == "model":
+    if ended and ended[0]["exitCode"] == WRONG_DIGEST and container["name"] == FETCHING:
         return Trouble(f"{where}: {_said(ended[0])}", broken=True)
     waiting = container.get("state", {}).get("waiting", {})
     if waiting.get("reason") in _STUCK:
@@ -208,17 +206,12 @@ def _inference_service(served: Served) -> Object:
                     "protocolVersion": "v2",
                     "name": "",
                     "resources": _resources(predictor),
+                    "storageUri": storage_uri(version),
                     "volumeMounts": [
-                        {"name": "model", "mountPath": MODEL_FOLDER, "readOnly": True},
-                        {"name": "config", "mountPath": str(CONFIG_FILE).rsplit("/", 1)[0], "readOnly": True},
+                        {"name": "config", "mountPath": str(CONFIG_FILE).rsplit("/", 1)[0], "readOnly": True}
                     ],
                 },
-                "initContainers": [_fetching(served)],
-                "volumes": [
-                    {"name": "model", "emptyDir": {}},
-                    {"name": "scratch", "emptyDir": {}},
-                    {"name": "config", "configMap": {"name": _config_name(served)}},
-                ],
+                "volumes": [{"name": "config", "configMap": {"name": _config_name(served)}}],
             }
         },
     }
@@ -238,43 +231,9 @@ def _resources(predictor: Predictor) -> Object:
     return predictor.resources.model_dump(by_alias=True, exclude_none=True)
 
 
-def _fetching(served: Served) -> Object:
-    """Fetches the archive and verifies its digest, before anything else of the pod starts."""
-    version = served.version
-    return {
-        "name": "model",
-        "image": served.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["serinus", "fetch", version.name, str(version.version)],
-        "args": ["--digest", version.digest, "--to", MODEL_FOLDER],
-        "env": [platform_variable()],
-        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": RESTRICTED,
-        "volumeMounts": [
-            {"name": "model", "mountPath": MODEL_FOLDER},
-            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 - inside the container
-        ],
-    }
-
-
-RESTRICTED: Object = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-    "runAsNonRoot": True,
-    "runAsUser": 65532,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-"""A container's security context by the Pod Security Standard `restricted`."""
-
-
-def platform_variable() -> Object:
-    """Where a container finds the engines: the Secret of its namespace."""
-    return {
-        "name": "SERINUS_PLATFORM",
-        "valueFrom": {"secretKeyRef": {"name": "serinus-platform", "key": "platform.yaml"}},
-    }
+def storage_uri(version: ModelVersion) -> str:
+    """Where KServe has a version from: `serinus fetch` takes it, and refuses another digest."""
+    return f"serinus://{version.name}/{version.version}?digest={version.digest}"
 
 
 def _copies(served: Served) -> Object:

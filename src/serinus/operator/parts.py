@@ -12,14 +12,13 @@ from serinus.control.prometheus_evidence import PrometheusSource
 from serinus.control.quality_cluster import ClusterQuality
 from serinus.control.rollout import Evidence, QualitySource
 from serinus.control.rollout_cluster import GatewayTraffic
-from serinus.core.errors import EngineError, InvalidInput
+from serinus.core.errors import InvalidInput
 from serinus.core.evidence import QualityEvidence, Snapshot
 from serinus.core.platform import Platform
 from serinus.core.rollout import RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
 from serinus.engines.kubernetes import Cluster, Object
-from serinus.engines.kubernetes_kserve import RUNTIME
 from serinus.engines.ledger_sql import LedgerDatabase
 from serinus.engines.mlflow import Registry
 from serinus.engines.prometheus import Connection, Prometheus
@@ -62,12 +61,8 @@ class Parts:
         return self.settings.resync.total_seconds()
 
     def traffic(self, deployment: Object, spec: ModelDeploymentSpec) -> GatewayTraffic:
-        """The traffic engine of a ModelDeployment.
-
-        Raises:
-            EngineError: the serving runtime is not installed.
-        """
-        return GatewayTraffic(self.cluster, deployment, spec, self.registry, self.settings.front, self._image())
+        """The traffic engine of a ModelDeployment."""
+        return GatewayTraffic(self.cluster, deployment, spec, self.registry, self.settings.front)
 
     def evidence(self, namespace: str, spec: ModelDeploymentSpec) -> Evidence:
         """Where totals of a deployment's traffic come from."""
@@ -100,13 +95,6 @@ class Parts:
             token, authority = self.settings.prometheus_token_file, self.settings.prometheus_ca_file
             self._prometheus = Prometheus(Connection(url, token_file=token, ca_file=authority))
         return self._prometheus
-
-    def _image(self) -> str:
-        runtime = self.cluster.runtime(RUNTIME)
-        if runtime is None:
-            raise EngineError(f"there is no ClusterServingRuntime {RUNTIME}", hint="it comes with Serinus' manifests")
-        containers = runtime["spec"]["containers"]
-        return str(next(each["image"] for each in containers if each["name"] == "kserve-container"))
 
 
 class CachedRegistry(Registry):
