@@ -159,6 +159,11 @@ class GatewayTraffic:
         words = kserve.refusal(service) if service is not None and not pods else None
         return kserve.Trouble(words) if words else None
 
+    def in_force(self) -> bool:
+        """Whether the Gateway has taken over the route as it is now."""
+        route = self._route()
+        return route is not None and gateway.in_force(route)
+
     def _unused(self, config: Object, number: int) -> bool:
         """Whether a version's pods are told something else by now."""
         service = self.cluster.get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))

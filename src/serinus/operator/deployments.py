@@ -92,7 +92,7 @@ class Deployments:
         traffic.tidy(observed.shares, now)
         if spec.rollout is None:
             return self._direct(found, spec, traffic, observed, before)
-        ready = _readiness(observed)
+        ready = _readiness(observed, traffic)
         if not self._due(found, spec, observed, before, now):
             return Look(before, [ready, *_kept(before)], self._next(spec, before, now))
         controller = self._controller(found, spec, traffic)
@@ -124,9 +124,9 @@ class Deployments:
                 [Finding(READY, "False", "Starting", words), Finding(PROGRESSING, "True", "Starting", words)],
                 _SOON,
             )
-        words = f"version {number} is in front"
+        words = f"version {number} is put in front"
         status = before.model_copy(update={"stable": number, "phase": "stable"})
-        found_ready = [Finding(READY, "True", "Answers", words), Finding(PROGRESSING, "False", "Stable", words)]
+        found_ready = [Finding(READY, "False", "Routing", words), Finding(PROGRESSING, "True", "Routing", words)]
         return Look(status, found_ready, _SOON)
 
     def _direct(
@@ -157,7 +157,7 @@ class Deployments:
             update={"phase": "stable", "stable": shown.stable, "canary": shown.canary, "weight": shown.weight or None}
         )
         again = _SOON if progress.status == "True" else self.parts.resync
-        return Look(status, [_readiness(observed), progress], again)
+        return Look(status, [_readiness(observed, traffic), progress], again)
 
     def _due(
         self,
@@ -269,9 +269,11 @@ def _where(found: Object) -> str:
     return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
 
 
-def _readiness(observed: Observed) -> Finding:
+def _readiness(observed: Observed, traffic: GatewayTraffic) -> Finding:
     front = observed.shares.canary if observed.shares.weight >= 100 else observed.shares.stable
     assert front is not None
+    if not traffic.in_force():
+        return Finding(READY, "False", "Routing", "the Gateway has not taken over the route")
     if observed.ready.get(front, False):
         return Finding(READY, "True", "Answers", f"version {front} answers")
     why = observed.why.get(front)

@@ -67,7 +67,7 @@ def settled(site: ClusterSite, version: int) -> bool:
 def test_the_first_version_answers_with_features_from_redis(site: ClusterSite) -> None:
     with site.traffic() as traffic:
         traffic.wait_for(200)
-    assert traffic.failed == 0
+    assert traffic.failed == 0, traffic.errors()
     assert set(traffic.versions) == {site.champion}
     assert site.status()["stable"] == site.champion
 
