@@ -1,5 +1,5 @@
-"""These tests need a cluster that runs pods, with KServe and a Gateway: `LEVEL=node make test-cluster` starts one. At
-other levels they are not collected."""
+"""These tests need a cluster that runs pods, with KServe and a Gateway, and are only collected where there is one:
+`LEVEL=node make test-cluster` starts it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Apply = Callable[..., None]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say that there is more."""
     if not AT_LEVEL:
-        terminalreporter.write_line(f"tests/cluster/node needs pods: {__doc__}")
+        terminalreporter.write_line("not collected: tests/cluster/node, which needs pods: LEVEL=node make test-cluster")
 
 
 @pytest.fixture
