@@ -71,7 +71,9 @@ def start_mlflow(site: Site) -> Iterator[str]:
         "allowed-hosts": "*",
     }
     command = [sys.executable, "-m", "mlflow", "server", *(f"--{key}={value}" for key, value in options.items())]
-    site.servers.start(Server("mlflow", command, site.inside))
+    # Eight processes more for jobs of kinds that nobody here starts.
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    site.servers.start(Server("mlflow", command, site.inside, settings))
 
 
 def start_prometheus(site: Site) -> None:

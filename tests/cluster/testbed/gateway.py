@@ -21,14 +21,16 @@ _ENVOY_PORT = PORT + 8000
 STATISTICS = f"{ADDRESS}:8002"
 _XDS = ("--xds-address=127.0.0.1", "--xds-port=8001")
 _GROUP = "gateway.networking.k8s.io"
-# It would watch them in versions that the Gateway API no longer has, or for kinds of its own.
-_UNUSED = ("backendtlspolicies", "extensionservices", "grpcroutes", "tcproutes", "tlsroutes")
+_DEFINITION = "CustomResourceDefinition"
+# What Contour can do without: kinds of its own, and those that it knows in versions which are gone.
+_OWN = ("contourconfigurations", "contourdeployments", "extensionservices")
+_UNWATCHED = ("backendtlspolicies", "extensionservices", "grpcroutes", "tcproutes", "tlsroutes")
 
 
 def definitions(site: Site) -> list[Document]:
     """The kinds of the Gateway API, and Contour's own."""
     found = json.loads((site.programs / OBJECTS).read_text(encoding="utf-8"))
-    return [each for each in found if each["kind"] == "CustomResourceDefinition"]
+    return [each for each in found if each["kind"] == _DEFINITION and each["spec"]["names"]["plural"] not in _OWN]
 
 
 def start(site: Site) -> None:
@@ -47,7 +49,7 @@ def start(site: Site) -> None:
         "--health-address=127.0.0.1",
         "--disable-leader-election",
         "--insecure",
-        *(f"--disable-feature={name}" for name in _UNUSED),
+        *(f"--disable-feature={kind}" for kind in _UNWATCHED),
     ]
     site.servers.start(Server("contour", [program, "serve", *_XDS, *options], site.inside))
 

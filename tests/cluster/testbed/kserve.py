@@ -40,7 +40,7 @@ def define(site: Site, *more: Document) -> None:
     kinds, _, _ = _objects(site)
     known = site.kubectl("get", "crd", "--output=jsonpath={.items[*].metadata.name}").split()
     if missing := [each for each in (*kinds, *more) if each["metadata"]["name"] not in known]:
-        site.apply(missing)
+        site.create(missing)
         names = [f"crd/{each['metadata']['name']}" for each in missing]
         site.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
 
