@@ -38,10 +38,15 @@ def start_databases(site: Site) -> None:
     as_user = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
     if not data.is_dir():
         _initialise(data, [*as_user, str(programs / "initdb")])
+    if "postgres" not in site.servers.recorded():
+        # Left by one that was killed; its process id may be another one's by now.
+        (data / "postmaster.pid").unlink(missing_ok=True)
     options = {
         "listen_addresses": ADDRESS,
         "port": str(PORTS["postgres"]),
         "unix_socket_directories": "",
+        # In its folder, not in /dev/shm, where it would stay after a kill.
+        "dynamic_shared_memory_type": "mmap",
         "max_connections": "200",
         "fsync": "off",
         "full_page_writes": "off",
