@@ -1,5 +1,5 @@
-"""These tests need a cluster that runs pods, with KServe and a Gateway: `LEVEL=node make test-cluster` starts one. At
-other levels they are not collected."""
+"""These tests need a cluster that runs pods, with KServe and a Gateway, and are only collected where there is one:
+`LEVEL=node make test-cluster` starts it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.cluster.conftest import Kubectl
 from tests.cluster.testbed.images import reference
+from tests.support import eventually
 
 AT_LEVEL = os.environ.get("SERINUS_TESTBED_LEVEL") == "node"
 ECHO = (Path(__file__).parent / "echo.py").read_text(encoding="utf-8")
@@ -25,7 +27,7 @@ Apply = Callable[..., None]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say that there is more."""
     if not AT_LEVEL:
-        terminalreporter.write_line(f"tests/cluster/node needs pods: {__doc__}")
+        terminalreporter.write_line("not collected: tests/cluster/node, which needs pods: LEVEL=node make test-cluster")
 
 
 @pytest.fixture
@@ -43,11 +45,28 @@ def apply(kubectl: Kubectl) -> Iterator[Apply]:
         kubectl("delete", "--filename=-", "--ignore-not-found", stdin=text)
 
 
+class Gateway:
+    """The Gateway, as a client of the services behind it sees it."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def ask(self, host: str, headers: dict[str, str] | None = None, body: str = "") -> httpx.Response:
+        """What is answered for a host."""
+        return self._client.post("/some/path", headers={"Host": f"{host}.example.com", **(headers or {})}, content=body)
+
+    def serves(self, host: str) -> None:
+        """Wait until a host is known, and who answers for it is reached."""
+        eventually(lambda: self.ask(host).status_code == httpx.codes.OK, timeout=30)
+
+
 @pytest.fixture(scope="session")
-def gateway(kubectl: Kubectl) -> str:
-    """The address of the Gateway."""
+def gateway(kubectl: Kubectl) -> Iterator[Gateway]:
+    """The one of the testbed."""
     found = json.loads(kubectl("get", "gateway", "serinus", "--namespace=serinus-system", "--output=json"))
-    return f"http://{found['status']['addresses'][0]['value']}:{found['spec']['listeners'][0]['port']}"
+    address = f"http://{found['status']['addresses'][0]['value']}:{found['spec']['listeners'][0]['port']}"
+    with httpx.Client(base_url=address, timeout=10) as client:
+        yield Gateway(client)
 
 
 def container(name: str) -> dict[str, Any]:
@@ -68,12 +87,17 @@ def container(name: str) -> dict[str, Any]:
 def service(namespace: str, name: str) -> list[dict[str, Any]]:
     """A pod that says its name, behind a Service."""
     where, labels = {"name": name, "namespace": namespace}, {"app": name}
-    pod = {"containers": [container(name)], "terminationGracePeriodSeconds": 1}
+    pod = {"containers": [container(name)], "terminationGracePeriodSeconds": 0}
     ports = [{"port": 80, "targetPort": 8080}]
     return [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {**where, "labels": labels}, "spec": pod},
         {"apiVersion": "v1", "kind": "Service", "metadata": where, "spec": {"selector": labels, "ports": ports}},
     ]
+
+
+def backends(**weights: int) -> dict[str, Any]:
+    """A rule that sends requests to Services by weight."""
+    return {"backendRefs": [{"name": name, "port": 80, "weight": weight} for name, weight in weights.items()]}
 
 
 def route(namespace: str, name: str, *rules: dict[str, Any]) -> dict[str, Any]:

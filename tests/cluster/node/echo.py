@@ -13,6 +13,8 @@ class Echo(http.server.BaseHTTPRequestHandler):
     """Answers; what asks about the questions is none."""
 
     protocol_version = "HTTP/1.1"
+    # Headers and body are two packets, the second of which would wait for the first one's receipt.
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()

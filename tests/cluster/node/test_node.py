@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import Kubectl
-from tests.cluster.node.conftest import Apply, container, route, service
+from tests.cluster.node.conftest import Apply, Gateway, backends, container, route, service
 from tests.cluster.testbed.images import reference
 from tests.support import eventually
 
@@ -29,19 +29,6 @@ def said(kubectl: Kubectl, apply: Apply, namespace: str, code: str) -> list[str]
     ended = "--for=jsonpath={.status.phase}=Succeeded"
     kubectl("wait", f"--namespace={namespace}", ended, "--timeout=60s", "pod/program")
     return kubectl("logs", f"--namespace={namespace}", "program").split()
-
-
-def ask(gateway: str, host: str, headers: dict[str, str] | None = None, body: str = "") -> httpx.Response:
-    """What the Gateway answers for a host."""
-    return httpx.post(f"{gateway}/some/path", headers={"Host": f"{host}.example.com", **(headers or {})}, content=body)
-
-
-def serves(gateway: str, host: str) -> bool:
-    return ask(gateway, host).status_code == httpx.codes.OK
-
-
-def weighted(**weights: int) -> dict[str, Any]:
-    return {"backendRefs": [{"name": name, "port": 80, "weight": weight} for name, weight in weights.items()]}
 
 
 def ready(kubectl: Kubectl, namespace: str, *names: str) -> None:
@@ -66,23 +53,35 @@ def test_a_pod_reaches_nothing_outside(kubectl: Kubectl, apply: Apply, namespace
     assert said(kubectl, apply, namespace, code) == [str(errno.ENETUNREACH)]
 
 
-def test_the_gateway_splits_by_weight(kubectl: Kubectl, namespace: str, gateway: str, apply: Apply) -> None:
-    apply(*service(namespace, "one"), *service(namespace, "two"), route(namespace, "split", weighted(one=90, two=10)))
+def test_the_gateway_splits_by_weight(kubectl: Kubectl, namespace: str, gateway: Gateway, apply: Apply) -> None:
+    apply(*service(namespace, "one"), *service(namespace, "two"), route(namespace, "split", backends(one=90, two=10)))
     ready(kubectl, namespace, "one", "two")
-    eventually(lambda: serves(gateway, "split"), timeout=30)
-    shares = Counter(ask(gateway, "split").text for _ in range(200))
-    assert shares == pytest.approx({"one": 180, "two": 20}, abs=2)
+    gateway.serves("split")
+    shares = Counter(gateway.ask("split").text for _ in range(1000))
+    # Each request falls by chance: six standard deviations.
+    assert shares == {"one": pytest.approx(900, abs=57), "two": pytest.approx(100, abs=57)}
 
 
-def test_a_header_chooses(kubectl: Kubectl, namespace: str, gateway: str, apply: Apply) -> None:
-    wanted = {"matches": [{"headers": [{"name": "x-serinus-version", "value": "canary"}]}], **weighted(four=1)}
-    apply(
-        *service(namespace, "three"), *service(namespace, "four"), route(namespace, "chosen", weighted(three=1), wanted)
-    )
+def test_a_header_chooses(kubectl: Kubectl, namespace: str, gateway: Gateway, apply: Apply) -> None:
+    wanted = {"matches": [{"headers": [{"name": "x-serinus-version", "value": "canary"}]}], **backends(four=1)}
+    apply(*service(namespace, "three"), *service(namespace, "four"))
+    apply(route(namespace, "chosen", backends(three=1), wanted))
     ready(kubectl, namespace, "three", "four")
-    eventually(lambda: serves(gateway, "chosen"), timeout=30)
-    assert {ask(gateway, "chosen").text for _ in range(10)} == {"three"}
-    assert {ask(gateway, "chosen", {"x-serinus-version": "canary"}).text for _ in range(10)} == {"four"}
+    gateway.serves("chosen")
+    assert {gateway.ask("chosen").text for _ in range(10)} == {"three"}
+    assert {gateway.ask("chosen", {"x-serinus-version": "canary"}).text for _ in range(10)} == {"four"}
+
+
+def test_requests_are_mirrored(kubectl: Kubectl, namespace: str, gateway: Gateway, apply: Apply) -> None:
+    mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "six", "port": 80}}}
+    apply(*service(namespace, "five"), *service(namespace, "six"))
+    ready(kubectl, namespace, "five", "six")
+    apply(route(namespace, "mirrored", {**backends(five=1), "filters": [mirror]}))
+    gateway.serves("mirrored")
+    assert {gateway.ask("mirrored", body=f"request {number}").text for number in range(10)} == {"five"}
+    address = kubectl("get", "pod", "six", f"--namespace={namespace}", "--output=jsonpath={.status.podIP}")
+    wanted = {f"request {number}" for number in range(10)}
+    eventually(lambda: wanted <= {each["body"] for each in httpx.get(f"http://{address}:8080/asked").json()})
 
 
 def test_a_model_service_gets_ready_and_is_scraped(kubectl: Kubectl, namespace: str, apply: Apply) -> None:

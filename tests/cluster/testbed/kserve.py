@@ -39,8 +39,10 @@ def define(site: Site, *more: Document) -> None:
     """Make its kinds known, and others with them. Those that are known stay: storing them takes seconds."""
     kinds, _, _ = _objects(site)
     known = site.kubectl("get", "crd", "--output=jsonpath={.items[*].metadata.name}").split()
-    site.apply(each for each in (*kinds, *more) if each["metadata"]["name"] not in known)
-    site.kubectl("wait", "--for=condition=Established", "--timeout=60s", "--all", "crd")
+    if missing := [each for each in (*kinds, *more) if each["metadata"]["name"] not in known]:
+        site.create(missing)
+        names = [f"crd/{each['metadata']['name']}" for each in missing]
+        site.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
 
 
 def start(site: Site) -> Iterator[str]:

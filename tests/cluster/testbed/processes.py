@@ -72,6 +72,12 @@ class Servers:
             self.stop(name)
         end(marked(self._mark))
 
+    def forget_ended(self) -> None:
+        """Drop the records of those that have ended, which are to be started again."""
+        for name in self.recorded():
+            if self._running(name) is None:
+                (self._pids / name).unlink()
+
     def recorded(self) -> list[str]:
         """The names of the servers that were started and not stopped."""
         return sorted(path.name for path in self._pids.iterdir()) if self._pids.is_dir() else []
