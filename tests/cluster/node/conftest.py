@@ -51,6 +51,11 @@ class Gateway:
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
+    @property
+    def address(self) -> str:
+        """Its URL, without a path."""
+        return str(self._client.base_url).rstrip("/")
+
     def ask(self, host: str, headers: dict[str, str] | None = None, body: str = "") -> httpx.Response:
         """What is answered for a host."""
         return self._client.post("/some/path", headers={"Host": f"{host}.example.com", **(headers or {})}, content=body)

@@ -11,6 +11,7 @@ import pytest
 from serinus.core.rollout import Shares
 from serinus.engines import kubernetes_gateway as gateway_engine
 from tests.cluster.conftest import ROOT, Kubectl
+from tests.cluster.node.conftest import Gateway
 from tests.support_rollout_cluster import ClusterSite, OperatorProcess
 from tests.support_rollout_laptop import ERRING, NAME, SLOW, handled_by, harmless, policy
 
@@ -39,10 +40,14 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProce
 
 @pytest.fixture(scope="module")
 def site(
-    tmp_path_factory: pytest.TempPathFactory, kubectl: Kubectl, namespace: str, gateway: str, operator: OperatorProcess
+    tmp_path_factory: pytest.TempPathFactory,
+    kubectl: Kubectl,
+    namespace: str,
+    gateway: Gateway,
+    operator: OperatorProcess,
 ) -> Iterator[ClusterSite]:
     """A first version that answers through the Gateway."""
-    found = ClusterSite(tmp_path_factory.mktemp("cluster"), kubectl, namespace, gateway)
+    found = ClusterSite(tmp_path_factory.mktemp("cluster"), kubectl, namespace, gateway.address)
     found.deploy(cluster_policy())
     found.until("the first version answers", lambda: found.condition("Ready").get("status") == "True", 300)
     yield found
