@@ -18,7 +18,7 @@ from serinus.engines.prometheus import Growth, Prometheus, Value, quoted
 _PLACEHOLDER = re.compile(re.escape(VERSION_PLACEHOLDER) + r"(?![A-Za-z0-9_])")
 _FRESH_SCRAPES = 3
 # A server that has just begun knows a target only once it has scraped it. What a target counted before that must not be
-# taken for what it counted since: so long, nothing is counted.
+# taken for what it counted since: so long, nothing is counted. It is no gap: a look may compare with this beginning.
 _SETTLING_SCRAPES = 2
 _KNOWN = "1d"
 _NAMED_TARGETS = 3
@@ -54,8 +54,6 @@ class PrometheusSource:
         try:
             missing = self._gaps(at)
             totals, epoch = self._totals(versions, before, at)
-            if at < self._settled(epoch):
-                missing.append("counting with Prometheus has just begun")
         except EngineError as error:
             return held("prometheus", before, at, str(error))
         except (ValueError, KeyError, IndexError) as error:
