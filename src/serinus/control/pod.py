@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 SCHEME = "serinus://"
 PORT, COPIES_PORT, SIDECAR_PORT = 8080, 8081, 9109
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own network
+WARM = "warm"
+"""File in the run folder of a pod whose version is ready for its first request."""
 _VERSION_FILE = "version.json"
 # Until every node knows that a pod which ends gets no more requests.
 _NOTICE = timedelta(seconds=5)
@@ -122,6 +124,8 @@ def run(config: PodConfig, platform: Platform, folder: Path, stop: threading.Eve
     follower = Follower(RunFolder(platform).path / "logs", sys.stdout)
     with follower:
         up = stack.up(serving, version, lambda _, __: archive, options)
+        # The startup probe looks for it: before, the model answers, but the first requests would wait.
+        write_text(RunFolder(platform).path / WARM, "")
         log.info("%s version %d answers after %.1f s", up.model, up.version, up.seconds)
         try:
             while not stop.wait(_EVERY_SECONDS):
