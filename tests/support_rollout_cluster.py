@@ -177,7 +177,7 @@ class ClusterSite:
 
 
 _SMALL = {
-    "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+    "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     "batching": {"maxSize": 16, "maxDelay": "2ms"},
 }
 
