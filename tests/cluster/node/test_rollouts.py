@@ -10,6 +10,7 @@ import pytest
 
 from serinus.core.rollout import Shares
 from serinus.engines import kubernetes_gateway as gateway_engine
+from serinus.engines.kubernetes import HTTP_ROUTE
 from tests.cluster.conftest import ROOT, Kubectl
 from tests.cluster.node.conftest import Gateway
 from tests.support_rollout_cluster import ClusterSite, OperatorProcess
@@ -56,7 +57,7 @@ def site(
 
 def cluster_policy(**changes: object) -> dict[str, object]:
     """A rollout that is judged by what Prometheus counts alone."""
-    own = policy(confirmation=None, **changes)
+    own = policy(confirmation=None, **{"interval": "2s", **changes})
     own["guards"]["quality"] = {"enabled": False}
     # Two processors run the whole cluster: a pod that has just come may wait for one of them.
     own["guards"]["slow"] = {"threshold": "1s", "ratio": 3, "margin": 0.2}
@@ -64,7 +65,7 @@ def cluster_policy(**changes: object) -> dict[str, object]:
 
 
 def shares(site: ClusterSite) -> Shares | None:
-    return gateway_engine.shares_of(site.found("httproute"))
+    return gateway_engine.shares_of(site.found(HTTP_ROUTE))
 
 
 def settled(site: ClusterSite, version: int) -> bool:
@@ -94,13 +95,15 @@ def test_a_good_version_is_copied_to_stepped_and_promoted(site: ClusterSite) -> 
     site.require_ledger()
 
 
-@pytest.mark.parametrize(("name", "code", "guard"), [("slow", SLOW.replace("0.25", "1.5"), "slow"), ("erring", ERRING, "errors")])
+@pytest.mark.parametrize(
+    ("name", "code", "guard"), [("slow", SLOW.replace("0.25", "1.5"), "slow"), ("erring", ERRING, "errors")]
+)
 def test_a_harmful_version_is_rolled_back_for_its_fault(site: ClusterSite, name: str, code: str, guard: str) -> None:
     before = site.champion
     site.deploy(cluster_policy())
     with site.traffic() as traffic:
         version = site.challenger(name, handled_by(code)).version
-        site.until("rolled back", lambda: "rollback" in site.actions()[-1:], 300)
+        site.until("rolled back", lambda: site.last_action() == "rollback", 300)
         site.until("it is gone", lambda: settled(site, before), 120)
         traffic.wait_for(100)
     assert site.reasons("rollback")[0].startswith(guard)
@@ -121,7 +124,7 @@ def test_a_version_that_cannot_be_loaded_is_rolled_back_with_its_own_words(site:
     site.deploy(cluster_policy(pace=pace))
     with site.traffic() as traffic:
         version = site.challenger("broken", handled_by(BROKEN)).version
-        site.until("rolled back", lambda: "rollback" in site.actions()[-1:], 300)
+        site.until("rolled back", lambda: site.last_action() == "rollback", 300)
         site.until("it is gone", lambda: settled(site, before), 120)
         traffic.wait_for(50)
     assert traffic.failed == 0
@@ -140,19 +143,19 @@ def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
     assert places, "the registry keeps the archive somewhere on this machine"
     for place in places:
         place.write_bytes(content)
-    site.until("rolled back", lambda: "rollback" in site.actions()[-1:], 300)
+    site.until("rolled back", lambda: site.last_action() == "rollback", 300)
     assert "cannot be served" in site.reasons("rollback")[0]
     assert site.champion == before
     site.until("it is gone", lambda: settled(site, before), 120)
 
 
 def test_a_route_that_was_changed_by_hand_is_set_right(site: ClusterSite) -> None:
-    before = site.found("httproute")["spec"]
+    before = site.found(HTTP_ROUTE)["spec"]
     site.kubectl(
         "patch", "httproute", NAME, f"--namespace={site.namespace}", "--type=json",
         '--patch=[{"op": "replace", "path": "/spec/hostnames", "value": ["elsewhere.example"]}]',
     )  # fmt: skip
-    site.until("set right", lambda: site.found("httproute")["spec"] == before, 60)
+    site.until("set right", lambda: site.found(HTTP_ROUTE)["spec"] == before, 60)
 
 
 def test_an_operator_that_is_killed_is_followed_by_one_that_goes_on(
@@ -163,7 +166,7 @@ def test_an_operator_that_is_killed_is_followed_by_one_that_goes_on(
     with site.traffic() as traffic:
         version = site.challenger("after-a-crash", harmless).version
         for action in ("start", "advance"):
-            site.until(action, lambda action=action: action in site.actions()[-1:], 300)
+            site.until(action, lambda action=action: site.last_action() == action, 300)
             operator.kill()
             operator.start()
         site.until("promoted", lambda: site.status().get("stable") == version)
