@@ -42,6 +42,7 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 
 test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods)
 	@mkdir -p build/reports
+	@$(PY) -m tests.cluster.tools
 	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
 images: ## build the images with buildah, as archives in build/images (BASE=an image to build on, TAG=dev)

@@ -6,6 +6,7 @@
 #   TAG       of the images: localhost/serinus-serving:TAG
 #   TARGETS   which of them
 #   ARCHIVES  "no" leaves the archives out
+#   CACHE     "no" makes everything again
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 local_base=localhost/serinus-base:bookworm
@@ -17,6 +18,7 @@ if [ "$base" = "$local_base" ]; then tests/cluster/images/base.sh "$base"; fi
 # With --layers all stages share one cache. One time for all files: layers depend on their content alone.
 options=(--layers --isolation chroot --format docker --timestamp 1577836800
     --build-arg "BASE=$base" --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)")
+if [ "${CACHE:-}" = no ]; then options+=(--no-cache); fi
 if [ -n "${TORCH_INDEX:-}" ]; then options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX"); fi
 # A machine whose proxy has a certificate of its own lends its list, for the build alone.
 if [ -n "${SSL_CERT_FILE:-}" ]; then
