@@ -22,7 +22,8 @@ RUN python3 -m venv /opt/tools \
     && /opt/tools/bin/uv pip install --quiet --no-cache --python /opt/tools/bin/python --require-hashes \
         -r /tmp/build.txt
 
-# The project in an environment of its own at its final path: copied over one with its dependencies, it adds itself.
+# The project in an environment of its own at its final path: copied over one with its dependencies, it adds itself. uv
+# notes the time of the file that it installed, which would be the layer's only difference between two builds.
 FROM tools AS project
 COPY requirements/image.sh /opt/
 WORKDIR /source
@@ -32,7 +33,9 @@ COPY pipelines pipelines
 COPY components components
 COPY serving serving
 RUN SOURCE_DATE_EPOCH=1577836800 /opt/tools/bin/python -m hatchling build --target wheel --directory /wheels \
-    && /opt/image.sh /opt/tools --no-deps /wheels/*.whl
+    && /opt/image.sh /opt/tools --no-deps --no-index --find-links /wheels serinus \
+    && cd /opt/serinus/lib/python3.11/site-packages/serinus-*.dist-info \
+    && rm uv_cache.json && sed -i '/uv_cache.json/d' RECORD
 
 # -- what runs --------------------------------------------------------------------------------------------------------
 FROM ${BASE} AS runtime

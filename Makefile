@@ -18,7 +18,7 @@ UPGRADE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster images bench-serving bench-rollout lint format docs lock clean distclean
+.PHONY: help env demo test test-cluster test-images images bench-serving bench-rollout lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
@@ -44,6 +44,10 @@ test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or 
 	@mkdir -p build/reports
 	@$(PY) -m tests.cluster.tools
 	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
+
+test-images: env ## build the images, and test what is in them
+	@BASE=$(BASE) TAG=$(TAG) ARCHIVES=no bash tests/cluster/images/build.sh
+	@BASE=$(BASE) TAG=$(TAG) $(PY) -m pytest -n 0 tests/images $(ARGS)
 
 images: ## build the images with buildah, as archives in build/images (BASE=an image to build on, TAG=dev)
 	@BASE=$(BASE) TAG=$(TAG) bash tests/cluster/images/build.sh
