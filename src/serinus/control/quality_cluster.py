@@ -6,11 +6,11 @@ import importlib.util
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from serinus.control.log_balance import counts_of
-from serinus.control.quality import QualitySettings, QualitySource
 from serinus.core.errors import EngineError
 from serinus.core.evidence import QualityEvidence
 from serinus.core.prediction_log import LogCounts
@@ -21,6 +21,9 @@ from serinus.engines.kubernetes import CONTINUOUS_TRAINING, Cluster
 from serinus.engines.mlflow import Registry
 from serinus.engines.prediction_store import PredictionStore
 from serinus.engines.prometheus import Prometheus, quoted
+
+if TYPE_CHECKING:
+    from serinus.control.quality import QualitySettings, QualitySource
 
 _COUNTERS = (
     "serinus_rows_total",
@@ -63,6 +66,9 @@ class ClusterQuality:
         missing = self._unable(spec)
         if missing is not None:
             return QualityEvidence(at=now, metric=rollout.guards.quality.metric, missing=(missing,))
+        # It needs torch and pyarrow, which the operator's image lacks.
+        from serinus.control.quality import QualitySettings
+
         windows = self._windows()
         settings = QualitySettings(
             quality=rollout.guards.quality,
@@ -85,6 +91,8 @@ class ClusterQuality:
 
     def _by(self, settings: QualitySettings, model: str) -> QualitySource:
         if self._source is None or self._source.settings != settings:
+            from serinus.control.quality import QualitySource
+
             assert settings.log.destination is not None
             store = PredictionStore(settings.log.destination)
             self._source = QualitySource(store, self.folder, self.registry.fetch, lambda: self._counts(model), settings)
