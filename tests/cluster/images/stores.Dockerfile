@@ -1,5 +1,7 @@
-# PostgreSQL and Redis for tests, out of Debian's packages, in one image. The accounts have the numbers that
-# manifests/overlays/standalone runs the stores as.
+# PostgreSQL and Redis for a trial of manifests/overlays/standalone where nothing can be pulled: Debian's packages in one
+# image. The accounts have the numbers that the overlay runs the stores as.
+#
+#   buildah bud --layers --isolation chroot --file stores.Dockerfile --tag localhost/serinus-stores:dev .
 ARG BASE=localhost/serinus-base:bookworm
 FROM ${BASE}
 RUN echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >> /etc/passwd && echo 'postgres:x:999:' >> /etc/group \
