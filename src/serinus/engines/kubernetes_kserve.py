@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 from serinus.core.serving import PodConfig
@@ -33,6 +34,8 @@ _COPIES_PORT = 8081
 _POD_LABEL = "serving.kserve.io/inferenceservice"
 _STUCK = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CrashLoopBackOff", "CreateContainerConfigError"}
 _WORDS = 300
+# A pod's least notice (see `control.pod`), and what its programs take to end after the front door, in seconds.
+_NOTICE, _STOP = 5.0, 60
 
 
 class Served(NamedTuple):
@@ -199,6 +202,7 @@ def _inference_service(served: Served) -> Object:
             "predictor": {
                 "minReplicas": predictor.replicas.minimum,
                 "maxReplicas": predictor.replicas.maximum,
+                "terminationGracePeriodSeconds": _grace(served),
                 "labels": metadata["labels"],
                 "model": {
                     "modelFormat": {"name": RUNTIME},
@@ -215,6 +219,12 @@ def _inference_service(served: Served) -> Object:
             }
         },
     }
+
+
+def _grace(served: Served) -> int:
+    """Seconds that a pod has to end in: the front door drains, then everything else ends one after another."""
+    drain = served.config.deployment.traffic.drain
+    return ceil(max(drain.notice.total_seconds(), _NOTICE) + drain.limit.total_seconds()) + _STOP
 
 
 def _scaling(predictor: Predictor) -> dict[str, str]:
