@@ -162,9 +162,11 @@ class ClusterSite:
         """What was decided last, but for holding."""
         return next((each.action for each in self.ledger.newest_first() if each.action != "hold"), "")
 
-    def reasons(self, action: str) -> tuple[str, ...]:
-        """Why something was decided last."""
-        return next(each.reasons for each in self.ledger.newest_first() if each.action == action)
+    def taken_back(self, version: int) -> str | None:
+        """Why a version was taken back, if it was."""
+        state = self.ledger.head().state
+        ended = state.refusal(version) if state is not None else None
+        return ended.why if ended is not None else None
 
     def versions(self) -> set[int]:
         """Versions that have an InferenceService."""

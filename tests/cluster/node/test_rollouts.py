@@ -103,10 +103,10 @@ def test_a_harmful_version_is_rolled_back_for_its_fault(site: ClusterSite, name:
     site.deploy(cluster_policy())
     with site.traffic() as traffic:
         version = site.challenger(name, handled_by(code)).version
-        site.until("rolled back", lambda: site.last_action() == "rollback", 300)
+        site.until("rolled back", lambda: site.taken_back(version), 300)
         site.until("it is gone", lambda: settled(site, before), 120)
         traffic.wait_for(100)
-    assert site.reasons("rollback")[0].startswith(guard)
+    assert (site.taken_back(version) or "").startswith(guard)
     assert (guard == "errors") == (traffic.failed > 0)
     assert traffic.versions[version] > 0
     assert all("internal error" in each for each in traffic.errors())
@@ -124,12 +124,12 @@ def test_a_version_that_cannot_be_loaded_is_rolled_back_with_its_own_words(site:
     site.deploy(cluster_policy(pace=pace))
     with site.traffic() as traffic:
         version = site.challenger("broken", handled_by(BROKEN)).version
-        site.until("rolled back", lambda: site.last_action() == "rollback", 300)
+        site.until("rolled back", lambda: site.taken_back(version), 300)
         site.until("it is gone", lambda: settled(site, before), 120)
         traffic.wait_for(50)
     assert traffic.failed == 0
     assert set(traffic.versions) == {before}
-    assert f"version {version} was not ready for 45s" in site.reasons("rollback")[0]
+    assert f"version {version} was not ready for 45s" in (site.taken_back(version) or "")
 
 
 def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
@@ -143,8 +143,8 @@ def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
     assert places, "the registry keeps the archive somewhere on this machine"
     for place in places:
         place.write_bytes(content)
-    site.until("rolled back", lambda: site.last_action() == "rollback", 300)
-    assert "cannot be served" in site.reasons("rollback")[0]
+    site.until("rolled back", lambda: site.taken_back(version.version), 300)
+    assert "cannot be served" in (site.taken_back(version.version) or "")
     assert site.champion == before
     site.until("it is gone", lambda: settled(site, before), 120)
 
