@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -174,8 +175,18 @@ class Prometheus:
         headers = {}
         if connection.token_file is not None:
             headers["authorization"] = f"Bearer {connection.token_file.read_text(encoding='utf-8').strip()}"
-        verify = ssl.create_default_context(cafile=connection.ca_file) if connection.ca_file else True
-        return httpx.Client(base_url=connection.url, headers=headers, verify=verify, timeout=connection.seconds)
+        authority = connection.ca_file
+        trust = _trust(authority, authority.stat().st_mtime_ns if authority is not None else 0)
+        return httpx.Client(base_url=connection.url, headers=headers, verify=trust, timeout=connection.seconds)
+
+
+@lru_cache(maxsize=4)
+def _trust(authority: Path | None, changed: int) -> ssl.SSLContext:
+    """Whom to trust: reading the system's authorities takes longer than a question. A file is read again once it has
+    `changed`."""
+    import httpx
+
+    return httpx.create_ssl_context() if authority is None else ssl.create_default_context(cafile=authority)
 
 
 def quoted(text: str) -> str:

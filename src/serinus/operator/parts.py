@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -98,11 +99,40 @@ class Parts:
 
 
 class CachedRegistry(Registry):
-    """A registry whose versions, which never change but for their aliases, are asked for once by number."""
+    """A registry that is asked for a version by number once, for that never changes, and for an alias now and then.
 
-    def __init__(self, tracking_uri: str, artifact_uri: str | None = None) -> None:
+    Args:
+        tracking_uri: see `Registry`.
+        artifact_uri: see `Registry`.
+        seconds: how long an alias that somebody else moved may go unseen.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_uri: str | None = None, seconds: float = 5.0) -> None:
         super().__init__(tracking_uri, artifact_uri)
         self._known: dict[tuple[str, int], ModelVersion] = {}
+        self._aliased: dict[tuple[str, str], tuple[float, ModelVersion | None]] = {}
+        self._seconds = seconds
+
+    def find(self, name: str, which: int | str) -> ModelVersion | None:
+        """See `Registry.find`."""
+        if isinstance(which, int):
+            return super().find(name, which)
+        known = self._aliased.get((name, which))
+        if known is not None and time.monotonic() - known[0] < self._seconds:
+            return known[1]
+        found = super().find(name, which)
+        self._aliased[name, which] = (time.monotonic(), found)
+        return found
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """See `Registry.set_alias`."""
+        super().set_alias(name, alias, version)
+        self._aliased.clear()
+
+    def promote(self, name: str, version: int) -> None:
+        """See `Registry.promote`."""
+        super().promote(name, version)
+        self._aliased.clear()
 
     def get(self, name: str, which: int | str) -> ModelVersion:
         """See `Registry.get`."""
