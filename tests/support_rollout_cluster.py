@@ -25,6 +25,7 @@ from serinus.engines.feast import FeatureStore
 from serinus.engines.kubernetes import INFERENCE_SERVICE, MODEL_DEPLOYMENT, Cluster, Kind
 from serinus.engines.ledger_sql import LedgerDatabase, SqlLedger
 from serinus.engines.mlflow import Registry
+from serinus.operator.deployments import PAUSE_ANNOTATION
 from serinus.training.project import load_project
 from tests.support import eventually
 from tests.support_rollout_laptop import AS_OF, NAME, Change, Site, Traffic, challenger
@@ -106,6 +107,11 @@ class ClusterSite:
         if rollout is not None:
             document["spec"]["rollout"] = dict(rollout)
         self.apply(document)
+
+    def pause(self, wanted: bool) -> None:
+        """Have the operator leave the ModelDeployment alone, or not any more."""
+        annotation = {PAUSE_ANNOTATION: "true" if wanted else None}
+        self.cluster.merge(MODEL_DEPLOYMENT, self.namespace, NAME, {"metadata": {"annotations": annotation}})
 
     def challenger(self, name: str, change: Change) -> ModelVersion:
         """Register a variant of the first version and make it the challenger."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,19 +135,22 @@ def test_a_version_that_cannot_be_loaded_is_rolled_back_with_its_own_words(site:
 
 def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
     before = site.champion
+    site.pause(True)
     site.deploy(cluster_policy())
     version = site.challenger("swapped", harmless)
-    content = b"something else"
-    command = ["find", "/tmp", "-path", f"*{version.run}*", "-name", version.archive]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["find", tempfile.gettempdir(), "-path", f"*{version.run}*", "-name", version.archive]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     places = [Path(each) for each in found.stdout.split()]
-    assert places, "the registry keeps the archive somewhere on this machine"
+    assert places, "the testbed's registry keeps the archive on this machine"
     for place in places:
-        place.write_bytes(content)
-    site.until("rolled back", lambda: site.taken_back(version.version), 300)
+        place.write_bytes(b"something else")
+    site.pause(False)
+    with site.traffic() as traffic:
+        site.until("taken back", lambda: site.taken_back(version.version), 300)
+        site.until("it is gone", lambda: settled(site, before), 120)
     assert "cannot be served" in (site.taken_back(version.version) or "")
+    assert (traffic.failed, set(traffic.versions)) == (0, {before})
     assert site.champion == before
-    site.until("it is gone", lambda: settled(site, before), 120)
 
 
 def test_a_route_that_was_changed_by_hand_is_set_right(site: ClusterSite) -> None:
