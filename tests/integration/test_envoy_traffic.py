@@ -16,11 +16,13 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
+from serinus.core.prediction import LIVE, SHADOW
 from serinus.core.spec import Traffic
 from serinus.core.spec.traffic import Drain, Limits, Quota, Sticky
 from serinus.engines import envoy_admin
 from serinus.engines.envoy import Door, command
-from serinus.engines.ports import is_free
+from serinus.engines.envoy_counts import Attempts, read_totals
+from serinus.engines.ports import free_ports, is_free
 from serinus.serve.door_metrics import DoorCollector
 from serinus.serve.drain import Drain as Order
 from serinus.serve.entry import Launch
@@ -304,3 +306,21 @@ def test_told_twice_the_door_ends_at_once(tmp_path: Path) -> None:
     finally:
         entry.kill()
         entry.wait()
+
+
+def test_what_comes_by_the_port_for_copies_is_marked_counted_apart_and_nothing_but_predictions(tmp_path: Path) -> None:
+    wanted = new_door(tmp_path, canary=0).model_copy(update={"copies_port": free_ports(1)[0]})
+    with front(wanted) as found:
+        copies = f"http://127.0.0.1:{wanted.copies_port}"
+        eventually(lambda: httpx.post(f"{copies}/v2/models/tiny/infer", json={}).status_code == 200, 20)
+        assert httpx.post(f"{copies}/predictions/tiny", json={}).json()["name"] == "1"
+        for path in ("/metrics", "/v2", "/v1/outcomes"):
+            assert httpx.get(f"{copies}{path}").status_code == 404
+        found.ask()
+        received = found.upstreams[1].received
+        marked = [each for each in received if each.headers.get("x-serinus-shadow") == "true"]
+        assert len(marked) == len(received) - 1, "all but the one that came by the front port"
+        totals = read_totals(wanted.admin, "tiny")
+        assert totals.attempts[Attempts(1, SHADOW, "ok")] == len(marked)
+        eventually(lambda: read_totals(wanted.admin, "tiny").attempts[Attempts(1, LIVE, "ok")] == 1, 10)
+        assert read_totals(wanted.admin, "tiny").routed == {1: 1}
