@@ -185,6 +185,20 @@ TOGETHER = [
         "spec.traffic.quota",
         "a period of at least 50ms",
     ),
+    (
+        DEPLOYMENT,
+        "spec.predictor.replicas",
+        {"minimum": 3, "maximum": 2},
+        "spec.predictor.replicas",
+        "a maximum of at least the minimum",
+    ),
+    (
+        DEPLOYMENT,
+        "spec.predictor.resources.limits.memory",
+        "much",
+        "spec.predictor.resources.limits.memory",
+        "an amount, such as 2, 500m or 1.5Gi",
+    ),
     (DEPLOYMENT, "spec.traffic.drain.limit", "1m59s1ms", "spec.traffic.drain", "two minutes together"),
     (
         DEPLOYMENT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from cryptography import x509
 from serinus.engines.processes import ProcessId, is_alive
 from tests.cluster.testbed import build
 from tests.cluster.testbed.pki import Authority
-from tests.cluster.testbed.processes import Servers
+from tests.cluster.testbed.processes import Server, Servers
 from tests.support import eventually
 
 WAITS = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -36,14 +37,14 @@ def runs(process: ProcessId, command: list[str]) -> bool:
 
 
 def test_a_server_that_runs_is_not_started_again(servers: Servers, tmp_path: Path) -> None:
-    servers.start("one", WAITS, [])
+    servers.start(Server("one", WAITS))
     first = recorded(tmp_path, "one")
     eventually(lambda: runs(first, WAITS))
-    servers.start("one", WAITS, [])
+    servers.start(Server("one", WAITS))
     assert recorded(tmp_path, "one") == first
     servers.check()
     other = [*WAITS, "--other"]
-    servers.start("one", other, [])
+    servers.start(Server("one", other))
     assert not is_alive(first)
     assert is_alive(recorded(tmp_path, "one"))
     servers.stop("one")
@@ -51,14 +52,14 @@ def test_a_server_that_runs_is_not_started_again(servers: Servers, tmp_path: Pat
 
 
 def test_a_server_that_has_ended_says_why(servers: Servers, tmp_path: Path) -> None:
-    servers.start("short", [sys.executable, "-c", "import sys; sys.exit('no room')"], [])
+    servers.start(Server("short", [sys.executable, "-c", "import sys; sys.exit('no room')"]))
     eventually(lambda: not is_alive(recorded(tmp_path, "short")))
     with pytest.raises(RuntimeError, match="short has ended:\nno room"):
         servers.check()
 
 
 def test_a_record_of_another_process_is_not_believed(servers: Servers, tmp_path: Path) -> None:
-    servers.start("ours", WAITS, [])
+    servers.start(Server("ours", WAITS))
     alive = recorded(tmp_path, "ours")
     stale = alive.model_copy(update={"started": alive.started - 1})
     (tmp_path / "pid" / "stale").write_text(stale.model_dump_json(), encoding="utf-8")
@@ -67,16 +68,14 @@ def test_a_record_of_another_process_is_not_believed(servers: Servers, tmp_path:
 
 
 def test_a_build_is_known_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = build.digest()
-    for name in ("go.mod", "go.sum", "build.sh"):
-        (tmp_path / name).write_bytes((build.HERE / name).read_bytes())
-    (tmp_path / "cmd" / "hyperkube").mkdir(parents=True)
-    for source in (build.HERE / "cmd" / "hyperkube").iterdir():
-        (tmp_path / "cmd" / "hyperkube" / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(build, "HERE", tmp_path)
-    assert build.digest() == before
-    (tmp_path / "go.sum").write_text("", encoding="utf-8")
-    assert build.digest() != before
+    before = {level: build.digest(level) for level in ("api", "node")}
+    assert before["api"] != before["node"]
+    shutil.copytree(build.HERE, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(build, "HERE", tmp_path / "copy")
+    assert {level: build.digest(level) for level in before} == before
+    (tmp_path / "copy" / "go.sum").write_text("", encoding="utf-8")
+    assert build.digest("api") != before["api"]
+    assert build.digest("node") != before["node"]
 
 
 def test_what_was_built_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +83,7 @@ def test_what_was_built_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="install Go"):
         build.programs("api")
-    built = tmp_path / "serinus" / "testbed" / f"api-{build.digest()}"
+    built = tmp_path / "serinus" / "testbed" / f"api-{build.digest('api')}"
     built.mkdir()
     assert build.programs("api") == built
 
