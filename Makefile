@@ -40,10 +40,13 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
 
+# A node serves models by this image, where `make images` has left it.
+NODE_IMAGE = $(if $(filter node,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/serving.tar)))
+
 test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods)
 	@mkdir -p build/reports
 	@$(PY) -m tests.cluster.tools
-	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
+	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run $(NODE_IMAGE) -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
 test-images: env ## build the images, and test what is in them
 	@BASE=$(BASE) TAG=$(TAG) ARCHIVES=no bash tests/cluster/images/build.sh

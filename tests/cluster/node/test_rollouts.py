@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +20,17 @@ from tests.support_rollout_laptop import ERRING, NAME, SLOW, handled_by, harmles
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions", "runtime")]
 
-IMAGE = "localhost/serinus-serving:dev"
+IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 BROKEN = "raise RuntimeError('this version cannot be loaded')\n"
 
 
 @pytest.fixture(scope="module")
 def runtime(kubectl: Kubectl) -> None:
-    """Our ClusterServingRuntime, with the image that was imported into the node."""
+    """How KServe runs our versions, by an image that the node has or can pull."""
+    there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
+    if IMAGE.startswith("localhost/") and IMAGE not in there:
+        made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
+        pytest.fail(f"no node has {IMAGE}: {made}; or name yours by SERINUS_SERVING_IMAGE")
     document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
     kubectl(
         "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")

@@ -38,7 +38,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     cluster = Cluster(options.level, CHECKOUT)
     try:
-        verbs = {"up": _up, "down": _down, "run": _run, "load-image": _load_image, "stop": _stop}
+        verbs = {"up": _up, "down": _down, "load-image": _load_image, "stop": _stop}
+        if options.verb == "run":
+            return _run(cluster, options.command, options.image)
         return verbs[options.verb](cluster, options.command)
     except RuntimeError as error:
         _say(f"testbed: {error}")
@@ -84,12 +86,14 @@ def _stop(cluster: Cluster, names: list[str]) -> int:
     return 0
 
 
-def _run(cluster: Cluster, command: list[str]) -> int:
+def _run(cluster: Cluster, command: list[str], archives: list[str]) -> int:
     was_up = True
     try:
         with _alone():
             was_up = cluster.is_up
             told(cluster.up(), _say)
+        if archives:
+            _load_image(cluster, archives)
         settings = {
             "KUBECONFIG": str(cluster.kubeconfig),
             # Kubectl's, which would stay in the user's home.
@@ -114,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     stop = verbs.add_parser("stop", help="end programs, such as redis or kubelet")
     stop.add_argument("command", nargs="+", metavar="NAME")
     run = verbs.add_parser("run", help="run a command beside it, and take it down again")
+    run.add_argument("--image", action="append", default=[], metavar="ARCHIVE", help="give the node this image first")
     run.add_argument("command", nargs="+", help="the command, after --")
     return parser
 
