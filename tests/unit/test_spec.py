@@ -113,6 +113,7 @@ WRONG = [
     (DEPLOYMENT, "spec.features.cacheAge", "1", "a duration such as 36h"),
     (DEPLOYMENT, "spec.predictor.queueSize", 0, "a number of at least 1"),
     (DEPLOYMENT, "spec.log.sample", 0, "a number above 0"),
+    (DEPLOYMENT, "spec.predictor.resources.limits.memory", "much", "an amount, such as 2, 500m or 1.5Gi"),
     (DEPLOYMENT, "spec.log.destination", "predictions", "an absolute path, or a URL"),
     (DEPLOYMENT, "spec.traffic.maximumBody", 1, "a number of at least 1024"),
     (DEPLOYMENT, "spec.traffic.limits.requests", 65536, "a number of at most 65535"),
@@ -191,13 +192,6 @@ TOGETHER = [
         {"minimum": 3, "maximum": 2},
         "spec.predictor.replicas",
         "a maximum of at least the minimum",
-    ),
-    (
-        DEPLOYMENT,
-        "spec.predictor.resources.limits.memory",
-        "much",
-        "spec.predictor.resources.limits.memory",
-        "an amount, such as 2, 500m or 1.5Gi",
     ),
     (DEPLOYMENT, "spec.traffic.drain.limit", "1m59s1ms", "spec.traffic.drain", "two minutes together"),
     (
