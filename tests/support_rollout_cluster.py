@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +234,3 @@ class OperatorProcess:
         code = self._process.wait(60)
         self._process = None
         return code
-
-    def leads(self, since: datetime) -> bool:
-        """Whether its log says that it leads."""
-        return f"{self.identity} leads" in self.log.read_text() and since <= datetime.now(UTC)

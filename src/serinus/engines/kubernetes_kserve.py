@@ -26,7 +26,8 @@ RUNTIME = "serinus"
 PORT = 80
 FETCHING = "storage-initializer"
 """The init container that KServe makes for our scheme, by our ClusterStorageContainer."""
-CONFIG_FILE = "/etc/serinus/serving.json"
+CONFIG_FOLDER = "/etc/serinus"
+"""Where a pod finds what it is told."""
 WRONG_DIGEST = 5
 """Exit code of an init container that found another archive than was registered."""
 
@@ -211,9 +212,7 @@ def _inference_service(served: Served) -> Object:
                     "name": "",
                     "resources": _resources(predictor),
                     "storageUri": storage_uri(version),
-                    "volumeMounts": [
-                        {"name": "config", "mountPath": str(CONFIG_FILE).rsplit("/", 1)[0], "readOnly": True}
-                    ],
+                    "volumeMounts": [{"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True}],
                 },
                 "volumes": [{"name": "config", "configMap": {"name": _config_name(served)}}],
             }

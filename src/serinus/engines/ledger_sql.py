@@ -196,7 +196,13 @@ class SqlLedger:
 
     def count(self) -> int:
         """How many entries there are."""
-        return sum(1 for _ in self._lines())
+        import sqlalchemy as sql
+
+        table = self._database.entries
+        asked = sql.select(sql.func.count()).where(table.c.deployment == self._deployment)
+        engine = self._database.engine
+        with self._database.translated("cannot be read"), engine.connect() as connection:
+            return int(connection.execute(asked).scalar_one())
 
     def verify(self, progress: Progress | None = None) -> Checked:
         """Whether the entries are as they were written, none is missing, and the head names one of them."""
