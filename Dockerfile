@@ -42,7 +42,7 @@ FROM ${BASE} AS runtime
 # The account is written as text: useradd also writes the day, a backup and two logs. Some bases bring a pip.
 RUN echo 'serinus:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'serinus:x:65532:' >> /etc/group \
-    && mkdir /work && chown 65532:65532 /work \
+    && mkdir -p /work /var/run/serinus && chown 65532:65532 /work /var/run/serinus \
     && if python3 -m pip --version > /dev/null 2>&1; then \
         python3 -m pip uninstall --quiet --yes --root-user-action=ignore pip setuptools wheel; fi
 # Nothing can be written but /tmp where the root file system is read-only: libraries keep their caches there.

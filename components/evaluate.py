@@ -7,10 +7,9 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def evaluate(
-    spec: str,
+    plan: str,
     platform: str,
     opponent: str,
-    code_digest: str,
     rows: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
@@ -22,18 +21,17 @@ def evaluate(
     from shutil import copyfile
     from tempfile import TemporaryDirectory
 
-    from serinus.core.platform import Platform
     from serinus.engines.kfp_step import step
-    from serinus.engines.specfile import read_service
+    from serinus.engines.platformfile import find_platform
     from serinus.training.evaluate import REPORT_FILE, evaluate
+    from serinus.training.plan import Plan
     from serinus.training.start import bring_champion
 
     with step() as here, TemporaryDirectory() as folder:
-        service = read_service(Path(spec))
-        name = service.deployment.spec.model.name
-        champion = bring_champion(Platform.model_validate_json(platform), name, opponent, Path(folder))
+        known = Plan.model_validate_json(plan)
+        champion = bring_champion(find_platform(platform), known.model, opponent, Path(folder))
         out = Path(evaluation.path)
-        card = evaluate(Path(rows.path), Path(model.path), out, service.training.spec, champion)
+        card = evaluate(Path(rows.path), Path(model.path), out, known.service().training.spec, champion)
         copyfile(out / REPORT_FILE, report.path)
         scores = card.candidate.overall
         for metric, value in scores.model_dump(exclude_none=True).items():

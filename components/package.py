@@ -7,8 +7,7 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def package(
-    spec: str,
-    code_digest: str,
+    plan: str,
     rows: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
@@ -19,8 +18,8 @@ def package(
     from pathlib import Path
 
     from serinus.engines.kfp_step import step
-    from serinus.engines.specfile import read_service
     from serinus.training.package import Parts, package
+    from serinus.training.plan import Plan
 
     with step() as here:
         parts = Parts(
@@ -29,7 +28,7 @@ def package(
             profile=Path(evaluation.path) / "profile.json",
             handler=Path(str(files("serving") / "handler.py")),
         )
-        report = package(read_service(Path(spec)).deployment.spec.model.name, parts, Path(archive.path))
+        report = package(Plan.model_validate_json(plan).model, parts, Path(archive.path))
         archive.metadata.update(digest=report.digest)
         here.result(f"{report.path.name}, {report.size / 1e6:.1f} MB")
         return report.digest

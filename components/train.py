@@ -8,7 +8,7 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def train(
     spec: str,
-    model_code: str,
+    plan: str,
     rows: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -18,10 +18,11 @@ def train(
 
     from serinus.engines.kfp_step import step
     from serinus.training.fit import fit
+    from serinus.training.plan import Plan
     from serinus.training.project import load_project
 
     with step() as here:
-        loaded = load_project(Path(spec))
+        loaded = load_project(Path(spec), Plan.model_validate_json(plan).service())
         report = fit(
             loaded.project,
             loaded.training.spec.training,

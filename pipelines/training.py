@@ -15,7 +15,10 @@ from components.register import register
 from components.train import train
 from components.validate import validate
 
-_TIMEOUT = 6 * 3600  # seconds: a step that hangs gives its node back
+STEPS = frozenset({"ingest", "validate", "dataset", "train", "evaluate", "gate", "package", "register"})
+"""The names of the steps."""
+PLATFORM_FOLDER = "/etc/serinus/platform"
+"""Where steps on a cluster find the Secret that says where the engines are."""
 
 
 class Outputs(NamedTuple):
@@ -28,38 +31,39 @@ class Outputs(NamedTuple):
     report: dsl.HTML
 
 
-def training_pipeline(image: str = IMAGE) -> BaseComponent:
-    """The training pipeline, with steps that run in `image` on a cluster. Same image, same pipeline."""
+def training_pipeline(image: str = IMAGE, secret: str | None = None) -> BaseComponent:
+    """The training pipeline. Same arguments, same pipeline.
+
+    Args:
+        image: what steps run in, on a cluster.
+        secret: a Kubernetes Secret that steps find in `PLATFORM_FOLDER`.
+    """
 
     @dsl.pipeline(name="training", description="Ingest, validate, build the dataset, train, evaluate, gate, register.")
-    def training(
-        spec: str, platform: str, data_code: str, model_code: str, code_digest: str, as_of: str = "", run: str = ""
-    ) -> Outputs:
-        arrived = ingest(spec=spec, platform=platform, as_of=as_of, code_digest=code_digest)
-        moment, data = arrived.outputs["as_of"], arrived.outputs["data_digest"]
-        found = {"as_of": moment, "data_digest": data, "data_code": data_code}
-        checked = validate(spec=spec, platform=platform, **found)
+    def training(spec: str, platform: str, resources: str = "", as_of: str = "", run: str = "") -> Outputs:
+        arrived = ingest(spec=spec, platform=platform, as_of=as_of, resources=resources)
+        data, plan = arrived.outputs["data_digest"], arrived.outputs["plan"]
+        found = {"plan": arrived.outputs["data_plan"], "as_of": arrived.outputs["as_of"], "data_digest": data}
+        checked = validate(platform=platform, **found)
         built = dataset(spec=spec, platform=platform, **found).after(checked)
         rows = built.outputs["rows"]
-        trained = train(spec=spec, model_code=model_code, rows=rows)
+        trained = train(spec=spec, plan=arrived.outputs["model_plan"], rows=rows)
         judged = evaluate(
-            spec=spec,
+            plan=plan,
             platform=platform,
             opponent=arrived.outputs["opponent"],
-            code_digest=code_digest,
             rows=rows,
             model=trained.outputs["model"],
         )
         made = {"rows": rows, "model": trained.outputs["model"], "evaluation": judged.outputs["evaluation"]}
-        answer = gate(spec=spec, code_digest=code_digest, evaluation=judged.outputs["evaluation"])
-        packed = package(spec=spec, code_digest=code_digest, **made)
+        answer = gate(plan=plan, evaluation=judged.outputs["evaluation"])
+        packed = package(plan=plan, **made)
         registered = register(
-            spec=spec,
+            plan=plan,
             platform=platform,
             run=run,
             job=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             data_digest=data,
-            code_digest=code_digest,
             archive_digest=packed.outputs["Output"],
             verdict=answer.outputs["verdict"],
             archive=packed.outputs["archive"],
@@ -67,9 +71,8 @@ def training_pipeline(image: str = IMAGE) -> BaseComponent:
         )
         for task in (arrived, checked, built, trained, judged, answer, packed, registered):
             task.set_container_image(image)
-            kubernetes.set_image_pull_policy(task, "IfNotPresent")
-            kubernetes.set_timeout(task, _TIMEOUT)
-            kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "serinus")
+        for task in (arrived, checked, built, judged, registered) if secret else ():
+            kubernetes.use_secret_as_volume(task, secret, PLATFORM_FOLDER)
         for task in (arrived, registered):  # they act on the world
             task.set_caching_options(False)
         for task in (built, trained, judged):

@@ -168,7 +168,7 @@ def test_writing_an_interval_replaces_it_and_nothing_else(store: FeatureStore) -
     days = [Interval(since=START + timedelta(days=n), until=START + timedelta(days=n + 1)) for n in range(4)]
     for number, day in enumerate(days):
         store.write_offline("queue_hourly", queue(("a", "x", day.since, float(number), 1)), day)
-    folder = Path(store.platform.offline_uri) / "queue_hourly"
+    folder = store.offline / "queue_hourly"
     assert sorted(path.name for path in folder.iterdir()) == ["2024-01.parquet", "2024-02.parquet"]
     before = store.read_offline("queue_hourly")
     for number, day in enumerate(days):  # again, as after a crash

@@ -116,7 +116,7 @@ def test_an_ingestion_that_dies_halfway_is_simply_done_again(
     broken = _with(tiny, source="city_daily", change=lambda rows: rows.drop(columns="price"))
     with pytest.raises(InvalidData, match="city_daily lacks price"):
         ingest(broken, store, AS_OF)
-    assert IngestMark.model_validate_json(mark_path(store.platform).read_bytes()).until == AS_OF - 3 * DAY
+    assert IngestMark.model_validate_json(mark_path(store).read_bytes()).until == AS_OF - 3 * DAY
     ingest(tiny, store, AS_OF)
     for source in store.sources():
         assert store.read_offline(source).equals(filled.read_offline(source))
@@ -140,7 +140,7 @@ def test_other_past_data_are_ingested_from_the_beginning(tiny: LoadedProject, st
     assert second.sources == first.sources
     assert second.digest != first.digest
     assert set(store.read_offline("city_daily")["price"].to_pylist()) == {1.0}
-    assert not accepted_path(store.platform).exists()
+    assert not accepted_path(store).exists()
 
 
 def test_other_code_is_ingested_from_the_beginning(store: FeatureStore, tmp_path: Path) -> None:
@@ -208,13 +208,13 @@ def test_bad_data_stop_the_run_until_they_are_mended(
 ) -> None:
     ingest(tiny, store, AS_OF)
     validate(store, AS_OF)
-    accepted = accepted_path(store.platform).read_bytes()
+    accepted = accepted_path(store).read_bytes()
     ingest(_with(tiny, source="shop_hourly", change=change), store, AS_OF + DAY)
     for _ in range(2):
         with pytest.raises(InvalidData, match="nothing was trained") as raised:
             validate(store, AS_OF + DAY)
         assert f"shop_hourly: {message}" in raised.value.message
-    assert accepted_path(store.platform).read_bytes() == accepted
+    assert accepted_path(store).read_bytes() == accepted
 
 
 # Dataset

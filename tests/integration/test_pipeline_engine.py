@@ -17,7 +17,8 @@ import pytest
 
 from serinus.core.errors import Conflict, EngineError, InvalidData, InvalidInput
 from serinus.core.platform import Platform
-from serinus.engines.kfp import StepFailed, compile_pipeline, run_local
+from serinus.engines.kfp import StepFailed, run_local
+from serinus.engines.kfp_compile import compile_pipeline
 from serinus.engines.kfp_prune import prune
 from serinus.engines.kfp_watch import StepEvent
 from tests.support import eventually

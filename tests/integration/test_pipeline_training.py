@@ -19,8 +19,11 @@ from pipelines.training import training_pipeline
 from serinus.cli import app
 from serinus.cli.train import Outcome, run_training
 from serinus.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound
-from serinus.engines.kfp import compile_pipeline
+from serinus.engines.kfp_compile import compile_pipeline
+from serinus.core.spec import Gate, Training
 from serinus.engines.mlflow import Registry
+from serinus.engines.specfile import parse_text, read_service
+from serinus.training.plan import make_plans
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "projects" / "tiny"
@@ -81,7 +84,7 @@ def test_the_version_carries_where_it_came_from(runs):
     assert champion.version == 1
     assert champion.lineage.pipeline_run == "first"
     assert champion.lineage.as_of.isoformat() == "2020-02-15T00:00:00+00:00"
-    assert champion.lineage.code_digest == _inputs(runs["first"], "register")["code_digest"]
+    assert champion.lineage.code_digest == json.loads(_inputs(runs["first"], "register")["plan"])["code"]
 
 
 def test_a_second_run_with_nothing_changed_executes_only_ingest_and_register(runs):
@@ -120,7 +123,7 @@ def test_light_steps_load_no_heavy_engine():
     heavy = "{'torch', 'mlflow', 'feast', 'pandas', 'sklearn', 'matplotlib'}"
     script = (
         "import sys, serinus.core.gate, serinus.engines.files, serinus.engines.kfp_step, serinus.engines.specfile, "
-        f"serinus.training.package; print({heavy} & set(sys.modules))"
+        f"serinus.training.package, serinus.training.plan; print({heavy} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
@@ -182,7 +185,7 @@ def test_compiling_gives_the_same_bytes_in_every_process(tmp_path):
     compile_pipeline(training_pipeline("example/image:1"), tmp_path / "here.yaml", {"spec": "/project/serinus.yaml"})
     script = (
         "import sys; from pathlib import Path; from pipelines.training import training_pipeline\n"
-        "from serinus.engines.kfp import compile_pipeline\n"
+        "from serinus.engines.kfp_compile import compile_pipeline\n"
         "compile_pipeline(training_pipeline('example/image:1'), Path(sys.argv[1]), {'spec': '/project/serinus.yaml'})"
     )
     there = tmp_path / "there.yaml"
@@ -193,18 +196,7 @@ def test_compiling_gives_the_same_bytes_in_every_process(tmp_path):
 
 def test_the_compiled_pipeline_is_valid_and_runs_our_image(tmp_path):
     output = tmp_path / "pipeline.yaml"
-    platform = tmp_path / "platform.json"
-    platform.write_text(
-        json.dumps(
-            {
-                "state": "/state", "offline_uri": "s3://offline", "online_store": {"type": "redis"},
-                "feast_registry": "s3://registry", "tracking_uri": "http://mlflow", "artifact_uri": "s3://models",
-                "pipeline_root": "s3://pipelines",
-            }
-        )
-    )  # fmt: skip
-    arguments = ["compile", "-f", str(TINY), "-o", str(output), "--platform", str(platform)]
-    assert CliRunner().invoke(app(), arguments).exit_code == 0
+    assert CliRunner().invoke(app(), ["compile", "-f", str(TINY), "-o", str(output)]).exit_code == 0
 
     pipeline, kubernetes = yaml.safe_load_all(output.read_text())
     spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
@@ -216,18 +208,40 @@ def test_the_compiled_pipeline_is_valid_and_runs_our_image(tmp_path):
     assert uncached == ALWAYS
     defaults = pipeline["root"]["inputDefinitions"]["parameters"]
     assert defaults["spec"]["defaultValue"] == "/project/serinus.yaml"
-    assert json.loads(defaults["platform"]["defaultValue"])["tracking_uri"] == "http://mlflow"
-    timeouts = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert len(timeouts) == len(STEPS)
+    assert defaults["platform"]["defaultValue"] == "/etc/serinus/platform/platform.yaml"
+    service = parse_text(defaults["resources"]["defaultValue"], "the run's resources")
+    assert service.training.spec.training == read_service(TINY).training.spec.training
+    executors = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounts = [{"mountPath": "/etc/serinus/platform", "secretName": "serinus-platform"}]
+    assert executors == {
+        f"exec-{name}": {"secretAsVolume": mounts} for name in ("dataset", "evaluate", "ingest", "register", "validate")
+    }
 
 
-def test_a_wrong_platform_is_told(tmp_path):
-    platform = tmp_path / "platform.json"
-    platform.write_text("{}")
-    arguments = ["compile", "-f", str(TINY), "-o", str(tmp_path / "pipeline.yaml"), "--platform", str(platform)]
-    result = CliRunner().invoke(app(), arguments)
-    assert isinstance(result.exception, InvalidInput)
-    assert not (tmp_path / "pipeline.yaml").exists()
+def test_a_step_knows_the_settings_that_it_is_told_and_no_others(tmp_path):
+    service = read_service(TINY)
+    data, model, whole = make_plans(TINY, service)
+    assert data.service().training.spec.windows == service.training.spec.windows
+    assert data.service().training.spec.training == Training()
+    assert model.service().training.spec.training == service.training.spec.training
+    assert model.service().training.spec.gate == Gate()
+    assert whole.service().training.spec.gate == service.training.spec.gate
+    assert whole.service().training.spec.evaluation == service.training.spec.evaluation
+    assert {each.model for each in (data, model, whole)} == {"tiny"}
+
+
+def test_settings_change_the_plans_that_read_them(tmp_path):
+    project = copy(tmp_path / "tiny")
+    before = make_plans(project, read_service(project))
+
+    def changed(*changes: tuple[str, str]) -> list[bool]:
+        other = copy(tmp_path / f"tiny-{len(list(tmp_path.iterdir()))}", *changes)
+        return [one.code != two.code for one, two in zip(before, make_plans(other, read_service(other)), strict=True)]
+
+    assert changed() == [False, False, False]
+    assert changed(("championTolerance: 0.01", "championTolerance: 0.02")) == [False, False, True]
+    assert changed(("epochs: 6", "epochs: 5")) == [False, True, True]
+    assert changed(("holdout: 10d", "holdout: 9d")) == [True, True, True]
 
 
 def _inputs(outcome: Outcome, step: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ CORE_MAY_IMPORT = {"numpy", "pydantic", "pydantic_core", "croniter", "serinus"}
 CORE_MAY_NAME = {"pandas", "torch"}
 CORE_MAY_NOT_USE = {"os", "random", "secrets", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
 # Engines' helpers that are no engine: files, processes, ports, sockets, waiting.
-SHARED = {"files", "ports", "processes", "sockets", "waiting"}
+SHARED = {"files", "locks", "ports", "processes", "sockets", "waiting"}
 # Modules of one engine, PyTorch's exported programs. Others say it by their name, as kfp and kfp_cache do.
 ONE_ENGINE = {"exported", "graph", "pt2"}
 

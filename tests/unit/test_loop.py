@@ -19,11 +19,12 @@ from serinus.control.loop import (
     run_forever,
     state_path,
 )
-from serinus.control.refresh import Refresher
+from serinus.control.refresh import MeasuredRefresher, Refresher
 from serinus.core.errors import Conflict, EngineError
 from serinus.core.platform import Platform
 from serinus.core.spec import ContinuousTrainingSpec
 from serinus.core.spec.training import Limits, Schedule, Triggers
+from serinus.core.times import Interval
 from tests.support import eventually
 
 START = datetime(2013, 8, 2, 12, tzinfo=UTC)
@@ -162,17 +163,58 @@ class Store:
 def test_after_a_failed_pass_the_online_store_is_filled_as_a_whole(monkeypatch):
     import serinus.training.ingest as ingestion
 
-    times = iter(START + DAY * step for step in range(1, 99))
-    report = lambda *_: SimpleNamespace(since=START, until=next(times))  # noqa: E731
-    monkeypatch.setattr(ingestion, "ingest", report)
+    monkeypatch.setattr(ingestion, "ingest", lambda loaded, store, now: SimpleNamespace(since=now - DAY, until=now))
     store = Store()
     refresh = Refresher(SimpleNamespace(), store)
     refresh(START)
-    refresh(START)
+    refresh(START + DAY)
     store.broken = True
     with pytest.raises(EngineError):
-        refresh(START)
+        refresh(START + 2 * DAY)
     store.broken = False
-    refresh(START)
-    refresh(START)
+    refresh(START + 3 * DAY)
+    refresh(START + 4 * DAY)
     assert store.calls == ["fill", "write", "write", "fill", "write"]
+
+
+def test_what_somebody_else_ingested_goes_online_too(monkeypatch):
+    import serinus.training.ingest as ingestion
+    from serinus.control import refresh as refreshing
+
+    ingested = []  # by a run of the pipeline: the pass itself finds nothing new
+    monkeypatch.setattr(ingestion, "ingest", lambda loaded, store, now: SimpleNamespace(since=now, until=now))
+    monkeypatch.setattr(refreshing, "known_in", lambda store, interval: ingested.append(interval) or {})
+    refresh = Refresher(SimpleNamespace(), Store())
+    for moment in (START, START + DAY, START + 3 * DAY):
+        refresh(moment)
+    assert ingested == [
+        Interval(since=START, until=START + DAY),
+        Interval(since=START + DAY, until=START + 3 * DAY),
+    ]
+
+
+def test_the_lag_is_the_time_since_the_last_pass_that_succeeded():
+    now = [START]
+    broken = [False]
+
+    def refresh(moment):
+        if broken[0]:
+            raise EngineError("gone")
+        return 3
+
+    measured = MeasuredRefresher(refresh, "tiny", lambda: now[0])
+
+    def value(name):
+        return measured.registry.get_sample_value(name, {"model": "tiny"})
+
+    measured.tick()
+    assert (value("serinus_features_lag_seconds"), value("serinus_features_rows_total")) == (0, 3)
+    now[0] += DAY
+    broken[0] = True
+    with pytest.raises(EngineError):
+        measured.tick()
+    assert value("serinus_features_lag_seconds") == DAY.total_seconds()
+    assert value("serinus_features_failures_total") == 1
+    broken[0] = False
+    measured.tick()
+    assert value("serinus_features_lag_seconds") == 0

@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 def loop(
     file: Annotated[Path, typer.Option("--file", "-f", help="The spec, or its folder.")] = Path("serinus.yaml"),
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two passes.")] = 60,
+    every: Annotated[
+        float | None, typer.Option(min=1, help="Seconds between two passes; spec.freshness.interval where not given.")
+    ] = None,
 ) -> None:
     """Keep features fresh and start the pipeline when it is due, until told to stop. `serinus up` runs this for you."""
     import logging
@@ -45,14 +47,17 @@ def loop(
     refresh = Refresher(loaded, store)
     runs = BackgroundRuns(command, platform)
 
+    freshness = loaded.training.spec.freshness
+
     def tick() -> None:
         now = datetime.now(UTC)
-        refresh(now)
+        if freshness.enabled:
+            refresh(now)
         if not runs.busy():
             fire(loaded, state_path(platform), runs.start, now)
 
     with lease(platform):
         try:
-            run_forever(tick, every, stop)
+            run_forever(tick, every or freshness.interval.total_seconds(), stop)
         finally:
             runs.end()

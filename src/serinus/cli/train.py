@@ -1,4 +1,4 @@
-"""Verbs on the training pipeline: run it here, or compile it for a cluster."""
+"""`serinus train`: the training pipeline, run here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,10 @@ import typer
 if TYPE_CHECKING:
     from serinus.core.evaluation import Scorecard
     from serinus.core.gate import GateVerdict
-    from serinus.core.spec import ModelService
     from serinus.engines.kfp import RunResult
     from serinus.engines.kfp_watch import StepEvent
 
 REFUSED = 1
-SPEC_IN_IMAGE = "/project/serinus.yaml"
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The spec, or the folder that holds it.")]
 
@@ -29,7 +26,6 @@ File = Annotated[Path, typer.Option("--file", "-f", help="The spec, or the folde
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
     app.command(epilog="Example: serinus train -f examples/flights --as-of 2013-08-02T12:00:00Z")(train)
-    app.command("compile", epilog="Example: serinus compile -f examples/flights -o pipeline.yaml")(compile_)
 
 
 @dataclass(frozen=True)
@@ -100,6 +96,7 @@ def run_training(file: Path, as_of: str, run: str, on_event: Callable[[StepEvent
     Raises:
         SerinusError: the spec is wrong, another run is under way, or a step failed.
     """
+    from pipelines.training import training_pipeline
     from serinus.core.evaluation import Scorecard
     from serinus.core.gate import GateVerdict
     from serinus.core.platform import Platform
@@ -114,11 +111,10 @@ def run_training(file: Path, as_of: str, run: str, on_event: Callable[[StepEvent
     arguments = {
         "spec": str(spec),
         "platform": platform.model_dump_json(),
-        **_code_digests(spec.parent, service),
         "as_of": moment.isoformat(),
         "run": run,
     }
-    result = run_local(_pipeline(), arguments, platform, run, on_event)
+    result = run_local(training_pipeline(), arguments, platform, run, on_event)
     outputs = result.outputs
     return Outcome(
         model=service.deployment.spec.model.name,
@@ -128,63 +124,3 @@ def run_training(file: Path, as_of: str, run: str, on_event: Callable[[StepEvent
         version=int(outputs["version"]) or None,
         report=Path(outputs["evaluation"], "report.html"),
     )
-
-
-def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, ending in .yaml.")],
-    file: File = Path("serinus.yaml"),
-    platform: Annotated[
-        Path | None, typer.Option(help="JSON file that says where the cluster's engines are; else a run must say it.")
-    ] = None,
-    spec_path: Annotated[str, typer.Option(help="Where serinus.yaml is inside the image.")] = SPEC_IN_IMAGE,
-) -> None:
-    """Compile the training pipeline for Kubeflow Pipelines on a cluster. The same sources give the same file."""
-    from serinus.engines.kfp import compile_pipeline
-    from serinus.engines.specfile import DEFAULT_NAME, read_service
-
-    spec = (file / DEFAULT_NAME if file.is_dir() else file).absolute()
-    service = read_service(spec)
-    arguments = {"spec": spec_path, **_code_digests(spec.parent, service)}
-    if platform is not None:
-        arguments["platform"] = _read_platform(platform)
-    compile_pipeline(_pipeline(service.training.spec.project.image), output, arguments)
-    sys.stdout.write(f"wrote {output}\n")
-
-
-def _pipeline(image: str | None = None) -> Any:
-    from pipelines.training import training_pipeline
-
-    return training_pipeline(image) if image else training_pipeline()
-
-
-def _code_digests(project: Path, service: ModelService) -> dict[str, str]:
-    """The pipeline's digests of code and settings. What a run computes does not depend on when it runs (triggers,
-    limits) and where its model goes; and a changed setting is a reason to repeat the steps that read it, no others."""
-    from serinus.engines.code import code_digest
-
-    spec = service.training.spec
-    data = spec.model_dump(mode="json", include={"project": {"entry_point"}, "feature_service": True, "windows": True})
-    data["model"] = service.deployment.spec.model.name
-    model = data | spec.model_dump(mode="json", include={"training"})
-    whole = model | spec.model_dump(mode="json", include={"evaluation", "gate"})
-    packed = (Path(str(files("serving") / "handler.py")),)
-    module = spec.project.entry_point.partition(":")[0]
-    return {
-        "data_code": code_digest(project, module, data),
-        "model_code": code_digest(project, module, model),
-        "code_digest": code_digest(project, module, whole, packed),
-    }
-
-
-def _read_platform(path: Path) -> str:
-    from pydantic import ValidationError
-
-    from serinus.core.errors import InvalidInput, NotFound
-    from serinus.core.platform import Platform
-
-    try:
-        return Platform.model_validate_json(path.read_bytes()).model_dump_json()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no {path}", hint="give a JSON file with the platform's addresses") from error
-    except ValidationError as error:
-        raise InvalidInput(f"{path} does not describe a platform: {error}") from error

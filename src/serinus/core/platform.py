@@ -10,15 +10,17 @@ from pydantic import BaseModel, ConfigDict
 class Platform(BaseModel):
     """Addresses and folders of the engines. `Platform.local` gives the laptop's defaults under one folder.
 
-    `offline_uri` is the folder of feature sources, `online_store` Feast's `online_store` section, `feast_registry`
-    Feast's registry path or URL, `tracking_uri` and `artifact_uri` MLflow's, `pipeline_root` KFP's. `ledger_uri` is the
-    database of a cluster's ledgers; a laptop has files.
+    `offline_uri` is the folder of feature sources, or one of a bucket that fsspec reads with `storage_options`;
+    `online_store` is Feast's `online_store` section, `feast_registry` Feast's registry path or URL, `tracking_uri` and
+    `artifact_uri` are MLflow's, `pipeline_root` KFP's. `ledger_uri` is the database of a cluster's ledgers; a laptop
+    has files.
     """
 
     model_config = ConfigDict(frozen=True)
 
     state: Path
     offline_uri: str
+    storage_options: dict[str, object] = {}
     online_store: dict[str, object]
     feast_registry: str
     tracking_uri: str

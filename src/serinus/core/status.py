@@ -195,6 +195,8 @@ class ContinuousTrainingStatus(Status):
 
     last_run: Run | None = None
     """The newest run of the pipeline."""
+    requested: Annotated[str, Field(max_length=253)] | None = None
+    """The request for a run that was answered last, as the annotation `serinus.dev/run` had it."""
     next_run: Moment | None = None
     """The next time that the schedule asks for."""
 

@@ -42,6 +42,7 @@ from serinus.engines.feast_join import ROW, Taken, join
 from serinus.engines.feast_online import Row, Tick, empty, newest, ticks, to_rows
 from serinus.engines.feast_services import Service, engine_errors
 from serinus.engines.files import replacing, write_text
+from serinus.engines.locks import database_lock, file_lock
 
 if TYPE_CHECKING:
     from serinus.core.platform import Platform
@@ -70,7 +71,7 @@ class FeatureStore:
             InvalidInput: a definition that Serinus cannot use.
             EngineError: Feast refuses one.
         """
-        objects = defined.definitions(features, self.platform.offline_uri)
+        objects = defined.definitions(features, str(self.offline))
         for each in objects:
             if isinstance(each, feast.OnDemandFeatureView):
                 code.check(each, features.__name__)
@@ -107,7 +108,7 @@ class FeatureStore:
             NotFound: there is no such service.
         """
         taken = Service(self._store, service)
-        views = [each.view for each in taken.taken(self._offline)]
+        views = [each.view for each in taken.taken(self.offline)]
         keys = {key.name: defined.type_name(key, view.name) for view in views for key in view.entity_columns}
         return Signature(
             model=model,
@@ -170,7 +171,7 @@ class FeatureStore:
             InvalidData: a join key is absent, or a source has no rows at all.
         """
         asked = Service(self._store, service)
-        taken = [each for each in asked.taken(self._offline) if self._has_rows(each)]
+        taken = [each for each in asked.taken(self.offline) if self._has_rows(each)]
         keys = sorted({key.name for each in taken for key in each.view.entity_columns})
         absent = [name for name in (EVENT_TIMESTAMP, *keys) if name not in entities.columns]
         if absent:
@@ -328,12 +329,27 @@ class FeatureStore:
             raise InvalidData(f"no feature view reads source {source!r}", hint=f"views read: {known}")
         return self._by_source[source]
 
-    @property
-    def _offline(self) -> Path:
-        return Path(self.platform.offline_uri)
+    @cached_property
+    def offline(self) -> Path:
+        """The folder of the project's sources, and of marks about them; others have theirs beside it."""
+        return offline.place(self.platform.offline_uri, self.platform.storage_options) / self.project_name
+
+    @contextmanager
+    def ingesting(self) -> Iterator[None]:
+        """Only one process at a time, of any machine, may bring the sources up to date; others wait for it.
+
+        Raises:
+            EngineError: the database that says whose turn it is cannot be asked.
+        """
+        if self._registry_path is None:
+            with database_lock(self.platform.feast_registry, f"serinus ingest {self.project_name}"):
+                yield
+        else:
+            with file_lock(self.platform.state / f"{self.project_name}.lock"):
+                yield
 
     def _folder(self, source: str) -> Path:
-        return self._offline / source
+        return self.offline / source
 
     @property
     def _registry_path(self) -> Path | None:

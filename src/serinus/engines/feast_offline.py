@@ -1,14 +1,16 @@
-"""The offline store's files: one Parquet file a source and month of `known_at`, replaced whole.
+"""The offline store's files: one Parquet file a source and month of `known_at`, replaced whole, here or in a bucket.
 
 Writing an interval replaces what was known in it, so that doing it again, after a crash or on purpose, changes nothing.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -18,9 +20,24 @@ import pyarrow.parquet as pq
 from serinus.core.errors import InvalidData
 from serinus.core.times import Interval
 from serinus.engines.feast_definitions import KNOWN_AT
-from serinus.engines.files import replacing
+from serinus.engines.files import write_bytes
 
 log = logging.getLogger(__name__)
+
+
+def place(uri: str, options: Mapping[str, Any]) -> Path:
+    """A folder on this machine, or one of a bucket that is used like it.
+
+    Args:
+        uri: a path, or a URL of any file system that fsspec knows.
+        options: that file system's, such as who asks.
+    """
+    if "://" not in uri:
+        return Path(uri)
+    from upath import UPath
+
+    # Other processes write there too: a list of files is never remembered.
+    return cast("Path", UPath(uri, use_listings_cache=False, **options))
 
 
 def to_table(frame: pd.DataFrame, schema: pa.Schema, source: str) -> pa.Table:
@@ -61,7 +78,7 @@ def write(folder: Path, table: pa.Table, interval: Interval) -> int:
         path = folder / f"{month}.parquet"
         rows = table.filter(pc.equal(known, month)) if table.num_rows else table
         if path.exists():
-            kept = pq.read_table(path, partitioning=None)
+            kept = _load(path)
             rows = pa.concat_tables([_cast(kept, table.schema, path).filter(~_within(interval)), rows])
         _replace(path, rows)
     return int(table.num_rows)
@@ -72,7 +89,7 @@ def read(folder: Path, interval: Interval | None = None) -> pa.Table | None:
     paths = [folder / f"{month}.parquet" for month in _existing(folder, interval)]
     if not paths:
         return None
-    table = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths])
+    table = pa.concat_tables([_load(path) for path in paths])
     return table.filter(_within(interval)) if interval else table
 
 
@@ -113,5 +130,10 @@ def _replace(path: Path, rows: pa.Table) -> None:
     if rows.num_rows == 0:
         path.unlink(missing_ok=True)
         return
-    with replacing(path) as part:
-        pq.write_table(rows.sort_by(KNOWN_AT).combine_chunks(), part)
+    content = io.BytesIO()
+    pq.write_table(rows.sort_by(KNOWN_AT).combine_chunks(), content)
+    write_bytes(path, content.getvalue())
+
+
+def _load(path: Path) -> pa.Table:
+    return pq.read_table(io.BytesIO(path.read_bytes()))

@@ -8,6 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
+
+
+class Place(Protocol):
+    """Where a file is to be: a path, or `upath.UPath`, which is one of a bucket."""
+
+    def write_bytes(self, data: bytes, /) -> Any: ...
 
 
 @contextmanager
@@ -44,10 +51,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Write a text file atomically."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Place, content: bytes) -> None:
+    """Write a file atomically: on this machine, or in a bucket, where files only ever are whole."""
+    if isinstance(path, Path):
+        with replacing(path) as part:
+            part.write_bytes(content)
+    else:
+        path.write_bytes(content)
 
 
 def sha256(path: Path) -> str:

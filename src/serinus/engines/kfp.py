@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: compiles a pipeline for a cluster, and runs the same pipeline here, each step its own process.
+"""Kubeflow Pipelines on this machine: runs the pipeline of a cluster here, each step its own process.
 
 A run has one folder: a log a step, and what the steps made. Results are cached by what they were computed from, so that
 a run after a failure, or after nothing changed, computes only what is missing. Old runs are removed when one begins.
@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 from serinus.core.errors import Conflict, EngineError, InvalidInput, SerinusError
 from serinus.core.platform import Platform
-from serinus.engines.files import replacing
 from serinus.engines.kfp_prune import prune
 from serinus.engines.kfp_watch import StepEvent, StepRun, Watcher
 
@@ -56,27 +55,6 @@ class StepFailed(EngineError):
         last = step.tail[-1].strip() if step.tail else "it printed nothing"
         super().__init__(f"the step {step.name} failed: {last}", hint=f"its whole log: {step.log}")
         self.tail = tuple(step.tail)
-
-
-def compile_pipeline(pipeline: BaseComponent, path: Path, arguments: Mapping[str, Any] | None = None) -> None:
-    """Write a pipeline as IR YAML, with `arguments` as the defaults of its parameters. Same input, same bytes.
-
-    Raises:
-        InvalidInput: the pipeline has no parameter of such a name or type.
-    """
-    from kfp import compiler
-
-    if path.suffix not in (".yaml", ".yml"):
-        raise InvalidInput(f"{path} cannot be the compiled pipeline's name", hint="end it with .yaml")
-    with replacing(path) as part:
-        scratch = part.with_suffix(".yaml")  # the compiler goes by the name
-        try:
-            compiler.Compiler().compile(pipeline, str(scratch), pipeline_parameters=dict(arguments or {}))
-            scratch.replace(part)
-        except ValueError as error:
-            raise InvalidInput(f"the pipeline cannot be compiled: {error}") from error
-        finally:
-            scratch.unlink(missing_ok=True)
 
 
 def run_local(

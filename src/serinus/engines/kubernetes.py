@@ -46,6 +46,7 @@ CONFIG_MAP = Kind("ConfigMap", "v1", "configmaps")
 SERVICE = Kind("Service", "v1", "services")
 POD = Kind("Pod", "v1", "pods")
 EVENT = Kind("Event", "events.k8s.io/v1", "events")
+DEPLOYMENT = Kind("Deployment", "apps/v1", "deployments")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
 DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
 INFERENCE_SERVICE = Kind("InferenceService", "serving.kserve.io/v1beta1", "inferenceservices")
@@ -143,6 +144,15 @@ class Cluster:
         except NotFound:
             return
 
+    def log(self, namespace: str, pod: str, container: str) -> str:
+        """What a container has printed so far.
+
+        Raises:
+            NotFound: there is no such pod.
+        """
+        path = f"{_path(POD, namespace, pod)}/log"
+        return self._ask("GET", path, query={"container": container}).decode(errors="replace")
+
     def _call(
         self,
         verb: str,
@@ -152,6 +162,21 @@ class Cluster:
         body: Object | None = None,
         content: str = "",
     ) -> Object:
+        try:
+            found: Object = json.loads(self._ask(verb, path, query=query, body=body, content=content))
+            return found
+        except ValueError as error:
+            raise EngineError(f"the API server answers no JSON: {error}") from error
+
+    def _ask(
+        self,
+        verb: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "",
+    ) -> bytes:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -161,11 +186,10 @@ class Cluster:
                 path, verb, query_params=list((query or {}).items()), header_params=headers, body=body,
                 auth_settings=["BearerToken"], _preload_content=False, _request_timeout=_SECONDS,
             )  # fmt: skip
-            found: Object = json.loads(answer[0].data)
-            return found
+            return bytes(answer[0].data)
         except ApiException as error:
             raise _translated(error, verb, path) from error
-        except (HTTPError, ValueError, OSError) as error:
+        except (HTTPError, OSError) as error:
             raise EngineError(f"the API server does not answer: {error}") from error
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ARCHIVES = "archive"  # the folder of a run's artifacts that holds the .mar
+AGAIN = "made_again_by"  # tag of a version: the last run that made the very same archive
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,6 +65,9 @@ class Registry:
         existing = self._with_digest(record.name, digest)
         if existing:
             logger.info("%s version %d already has %s", record.name, existing[0].version, digest)
+            with self._translated(f"could not note the run of {record.name}"):
+                again = (str(existing[0].version), AGAIN, record.lineage.pipeline_run)
+                self._client.set_model_version_tag(record.name, *again)
             return existing[0]
         _require_digest(archive, digest)
         run = self._record(record, archive, digest)
@@ -86,6 +90,19 @@ class Registry:
         if earlier:
             return str(earlier[0].info.run_id)
         return str(self._record(record).info.run_id)
+
+    def came_of(self, name: str, pipeline_run: str) -> ModelVersion | Literal["refused"] | None:
+        """The version that a pipeline run registered or found registered, or that its candidate was refused; None
+        where it left nothing."""
+        run = text.quotable(pipeline_run)
+        for tag in ("pipeline_run", AGAIN):
+            if found := self._search(name, f"tags.{tag} = '{run}'"):
+                return found[0]
+        with self._translated(f"could not look for runs of {name}"):
+            experiment = self._client.get_experiment_by_name(text.named(name))
+            wanted = f"tags.pipeline_run = '{run}' and tags.accepted = 'false'"
+            kept = self._client.search_runs([experiment.experiment_id], wanted) if experiment is not None else []
+        return "refused" if kept else None
 
     def names(self) -> tuple[str, ...]:
         """Names of all registered models, in order."""

@@ -33,7 +33,20 @@ def read_service(path: Path) -> ModelService:
     except UnicodeDecodeError as error:
         problem = Problem(path=f"byte {error.start}", found="a byte that is not UTF-8", allowed="text in UTF-8")
         raise InvalidSpec(str(file), [problem]) from error
-    return parse_service(_documents(text, str(file)), str(file))
+    return parse_text(text, str(file))
+
+
+def parse_text(text: str, origin: str) -> ModelService:
+    """Validate the text of a spec file.
+
+    Args:
+        text: YAML documents.
+        origin: what to call the text in an error.
+
+    Raises:
+        InvalidSpec: it is not YAML, or what it says is wrong; with every problem at once.
+    """
+    return parse_service(_documents(text, origin), origin)
 
 
 def _documents(text: str, origin: str) -> list[Any]:

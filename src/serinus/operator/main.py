@@ -18,7 +18,15 @@ import kopf
 
 from serinus.core.errors import Conflict, SerinusError
 from serinus.core.spec.common import GROUP, VERSION
-from serinus.engines.kubernetes import CONTINUOUS_TRAINING, HTTP_ROUTE, INFERENCE_SERVICE, MODEL_DEPLOYMENT, Kind
+from serinus.engines.kubernetes import (
+    CONTINUOUS_TRAINING,
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    MODEL_DEPLOYMENT,
+    Kind,
+)
+from serinus.engines.kubernetes_features import COMPONENT
 from serinus.engines.kubernetes_kserve import MANAGED, NAME_LABEL
 from serinus.operator.lease import Election, utc_now
 from serinus.operator.metrics import Metrics
@@ -136,6 +144,10 @@ class Operator:
                 group, version = kind.api_version.split("/")
                 labels = {"app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
                 kopf.on.event(group, version, kind.plural, registry=self._registry, labels=labels)(self._child)
+        if CONTINUOUS_TRAINING.name in self._looks:
+            own = {**COMPONENT, "app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
+            group, version = DEPLOYMENT.api_version.split("/")
+            kopf.on.event(group, version, DEPLOYMENT.plural, registry=self._registry, labels=own)(self._feature_pod)
         kopf.on.startup(registry=self._registry)(_quietly)
         kopf.on.login(registry=self._registry)(kopf.login_via_client)
 
@@ -148,6 +160,10 @@ class Operator:
     def _child(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         if owner := labels.get(NAME_LABEL):
             self._queue.add(Key(MODEL_DEPLOYMENT.name, namespace or "", owner))
+
+    def _feature_pod(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        if owner := labels.get(NAME_LABEL):
+            self._queue.add(Key(CONTINUOUS_TRAINING.name, namespace or "", owner))
 
 
 def _quietly(settings: kopf.OperatorSettings, **_: Any) -> None:

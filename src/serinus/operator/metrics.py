@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serinus.core.rollout import Decision
+from serinus.core.status import Run
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -30,10 +31,16 @@ class Metrics:
         )
         self.errors = Counter("serinus_operator_errors", "Looks that failed.", ["kind"], registry=own)
         self.decisions = Counter("serinus_operator_decisions", "Decisions about rollouts.", ["action"], registry=own)
+        self.runs = Counter("serinus_operator_runs", "Runs of training pipelines.", ["result"], registry=own)
         self.queue = Gauge("serinus_operator_queue", "Resources that wait for a look that is due.", registry=own)
         self.leading = Gauge(
             "serinus_operator_leading", "1 where this operator decides, 0 where another one does.", registry=own
         )
+
+    def ran(self, run: Run) -> None:
+        """Count a run that ended."""
+        if run.result != "running":
+            self.runs.labels(run.result).inc()
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""

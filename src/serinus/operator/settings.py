@@ -31,6 +31,18 @@ class Settings(BaseModel):
     """Holds a bearer token for it."""
     prometheus_ca_file: Path | None = None
     """The authority that signed its certificate."""
+    pipelines_url: str | None = None
+    """Where Kubeflow Pipelines is, such as `http://ml-pipeline.kubeflow:8888`; without it nothing is trained."""
+    pipelines_token_file: Path | None = None
+    """Holds a bearer token for it, such as a service account's for its audience."""
+    pipelines_ca_file: Path | None = None
+    """The authority that signed its certificate."""
+    pipelines_multi_user: bool = False
+    """Whether it tells namespaces apart: runs then belong to the ContinuousTraining's."""
+    pipelines_account: str | None = None
+    """Service account of the runs' pods; its own choice where not given."""
+    platform_secret: str = "serinus-platform"  # noqa: S105 - its name
+    """The Secret with `platform.yaml`, in each namespace where pods of runs and of features start."""
     scrape_interval: PositiveDuration = timedelta(seconds=15)
     """How often Prometheus scrapes predictors: evidence is as old."""
     namespaces: str = ""

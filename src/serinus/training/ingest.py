@@ -20,7 +20,6 @@ from serinus.engines.files import write_text
 from serinus.training.validate import BEGINNING, accepted_path
 
 if TYPE_CHECKING:
-    from serinus.core.platform import Platform
     from serinus.engines.feast import FeatureStore
     from serinus.training.project import LoadedProject
 
@@ -52,9 +51,9 @@ class IngestMark(BaseModel):
     fingerprint: str
 
 
-def mark_path(platform: Platform) -> Path:
-    """Where the mark is kept."""
-    return platform.state / "ingested.json"
+def mark_path(store: FeatureStore) -> Path:
+    """Where the mark is kept: beside what it is about."""
+    return store.offline / "ingested.json"
 
 
 def ingest(loaded: LoadedProject, store: FeatureStore, until: datetime) -> IngestReport:
@@ -66,35 +65,38 @@ def ingest(loaded: LoadedProject, store: FeatureStore, until: datetime) -> Inges
         InvalidData: the project gives rows that its views do not take, or raw data are damaged.
     """
     store.apply(loaded.features)
-    since = _since(loaded, store)
     counts = dict.fromkeys(store.sources(), 0)
-    if since < until:
-        interval = Interval(since=since, until=until)
-        frames = loaded.project.ingest(since, until)
-        absent = sorted(set(counts) - set(frames))
-        if absent:
-            raise InvalidData(
-                f"ingest gave no rows for {', '.join(absent)}", hint="give an empty frame where none are new"
-            )
-        for source, frame in frames.items():
-            counts[source] = store.write_offline(source, frame, interval)
-        mark = IngestMark(until=until, code=loaded.code_digest, fingerprint=loaded.project.fingerprint(until))
-        write_text(mark_path(store.platform), mark.model_dump_json())
+    with store.ingesting():
+        since = _since(loaded, store)
+        if since < until:
+            counts |= _ingest(loaded, store, Interval(since=since, until=until))
     report = IngestReport(sources=counts, since=min(since, until), until=until, digest=_digest(loaded, until))
     log.info("ingested %d rows from %d sources until %s", report.rows, len(counts), until.isoformat())
     return report
 
 
+def _ingest(loaded: LoadedProject, store: FeatureStore, interval: Interval) -> dict[str, int]:
+    frames = loaded.project.ingest(interval.since, interval.until)
+    absent = sorted(set(store.sources()) - set(frames))
+    if absent:
+        raise InvalidData(f"ingest gave no rows for {', '.join(absent)}", hint="give an empty frame where none are new")
+    counts = {source: store.write_offline(source, frame, interval) for source, frame in frames.items()}
+    fingerprint = loaded.project.fingerprint(interval.until)
+    mark = IngestMark(until=interval.until, code=loaded.code_digest, fingerprint=fingerprint)
+    write_text(mark_path(store), mark.model_dump_json())
+    return counts
+
+
 def _since(loaded: LoadedProject, store: FeatureStore) -> datetime:
     """Where to go on from; the beginning where there is no mark or what it stands for has changed."""
-    path = mark_path(store.platform)
+    path = mark_path(store)
     if not path.exists():
         return BEGINNING
     mark = IngestMark.model_validate_json(path.read_bytes())
     if mark.code == loaded.code_digest and mark.fingerprint == loaded.project.fingerprint(mark.until):
         return mark.until
     log.info("the project's code or past data changed: ingesting from the beginning")
-    for each in (path, accepted_path(store.platform)):  # what was accepted was made by other code, from other data
+    for each in (path, accepted_path(store)):  # what was accepted was made by other code, from other data
         each.unlink(missing_ok=True)
     store.clear_offline()
     return BEGINNING

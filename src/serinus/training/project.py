@@ -16,7 +16,7 @@ from types import ModuleType
 
 from serinus.core.errors import InvalidInput, NotFound
 from serinus.core.project import Project
-from serinus.core.spec import ContinuousTraining, ModelDeployment
+from serinus.core.spec import ContinuousTraining, ModelDeployment, ModelService
 from serinus.engines.code import FEATURES, project_digest
 from serinus.engines.specfile import read_service
 
@@ -52,15 +52,19 @@ class LoadedProject:
         return project_digest(self.directory, self.training.spec.project.entry_point.partition(":")[0])
 
 
-def load_project(spec_path: Path) -> LoadedProject:
+def load_project(spec_path: Path, service: ModelService | None = None) -> LoadedProject:
     """Load the project of a `serinus.yaml` (or of the folder that holds one).
+
+    Args:
+        spec_path: the file or the folder; the project's modules lie beside it.
+        service: what to go by instead of what the file says.
 
     Raises:
         NotFound: the file, the module or the class does not exist.
         InvalidSpec: the file is wrong.
         InvalidInput: the module fails when imported, or the class is no Project.
     """
-    service = read_service(spec_path)
+    service = service or read_service(spec_path)
     directory = (spec_path if spec_path.is_dir() else spec_path.parent).resolve()
     package = _package(directory)
     module_name, _, class_name = service.training.spec.project.entry_point.partition(":")

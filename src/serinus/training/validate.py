@@ -23,7 +23,6 @@ from serinus.core.times import Interval
 from serinus.engines.files import write_text
 
 if TYPE_CHECKING:
-    from serinus.core.platform import Platform
     from serinus.core.signature import View
     from serinus.engines.feast import FeatureStore
 
@@ -88,9 +87,9 @@ class ValidationReport(BaseModel):
         return tuple(check for check in self.checks if not check.passed)
 
 
-def accepted_path(platform: Platform) -> Path:
-    """Where the report of the data accepted last is kept."""
-    return platform.state / "accepted.json"
+def accepted_path(store: FeatureStore) -> Path:
+    """Where the report of the data accepted last is kept: beside them."""
+    return store.offline / "accepted.json"
 
 
 def validate(store: FeatureStore, until: datetime) -> ValidationReport:
@@ -102,7 +101,7 @@ def validate(store: FeatureStore, until: datetime) -> ValidationReport:
     Raises:
         InvalidData: at least one check failed; the message lists all that did.
     """
-    path = accepted_path(store.platform)
+    path = accepted_path(store)
     accepted = ValidationReport.model_validate_json(path.read_bytes()) if path.exists() else None
     start = accepted.until if accepted else BEGINNING
     if start >= until:

@@ -153,6 +153,19 @@ class Limits(SpecModel):
 
     minimum_interval: Duration = timedelta(hours=1)
     """Time between the starts of two runs, at least."""
+    maximum_duration: PositiveDuration = timedelta(hours=6)
+    """A run on a cluster that takes longer is stopped."""
+    kept_runs: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Runs that a cluster remembers; older ones are deleted from Kubeflow Pipelines. What they registered stays."""
+
+
+class Freshness(SpecModel):
+    """How features are kept up to date: on a schedule of their own, so that training never holds them up."""
+
+    enabled: bool = True
+    """Whether Serinus keeps them up to date; false where something else fills the stores."""
+    interval: PositiveDuration = timedelta(minutes=1)
+    """Time between two passes: what became known is ingested, and its newest rows go to the online store."""
 
 
 class ContinuousTrainingSpec(SpecModel):
@@ -174,6 +187,8 @@ class ContinuousTrainingSpec(SpecModel):
     """What starts the pipeline again."""
     limits: Limits = Limits()
     """What triggers may not exceed."""
+    freshness: Freshness = Freshness()
+    """How features are kept up to date."""
     deployment: Annotated[
         Name, Field(json_schema_extra=immutable("the stored name: another deployment is another resource"))
     ]
