@@ -19,8 +19,8 @@ from pipelines.training import training_pipeline
 from serinus.cli import app
 from serinus.cli.train import Outcome, run_training
 from serinus.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound
-from serinus.engines.kfp_compile import compile_pipeline
 from serinus.core.spec import Gate, Training
+from serinus.engines.kfp_compile import compile_pipeline
 from serinus.engines.mlflow import Registry
 from serinus.engines.specfile import parse_text, read_service
 from serinus.training.plan import make_plans

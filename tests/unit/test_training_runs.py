@@ -1,6 +1,7 @@
 """When a cluster starts a run: tables for the rules, and what a run's name promises."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from serinus.core.spec import ContinuousTrainingSpec
 from serinus.core.status import ContinuousTrainingStatus, Run
+from serinus.core.times import utc
 from serinus.core.training_runs import Situation, next_start, outdated, overdue, start
 
 CREATED = datetime(2026, 3, 1, 8, 30, tzinfo=UTC)
@@ -58,15 +60,15 @@ def test_a_first_run_that_failed_is_not_tried_again_and_again():
 @pytest.mark.parametrize(
     ("last", "now", "expected"),
     [
-        (None, datetime(2026, 3, 2, 11, 59, tzinfo=UTC), None),
-        (None, datetime(2026, 3, 2, 12, 5, tzinfo=UTC), datetime(2026, 3, 2, 12, tzinfo=UTC)),
-        (None, datetime(2026, 6, 30, tzinfo=UTC), datetime(2026, 6, 2, 12, tzinfo=UTC)),
-        (run(datetime(2026, 4, 2, 12, tzinfo=UTC)), datetime(2026, 4, 20, tzinfo=UTC), None),
-        (run(datetime(2026, 4, 2, 9, tzinfo=UTC)), datetime(2026, 4, 2, 12, tzinfo=UTC), None),
-        (run(datetime(2026, 4, 2, 9, tzinfo=UTC)), datetime(2026, 4, 2, 15, tzinfo=UTC), datetime(2026, 4, 2, 12, tzinfo=UTC)),
+        (None, utc("2026-03-02T11:59:00Z"), None),
+        (None, utc("2026-03-02T12:05:00Z"), utc("2026-03-02T12:00:00Z")),
+        (None, utc("2026-06-30T00:00:00Z"), utc("2026-06-02T12:00:00Z")),
+        (run(utc("2026-04-02T12:00:00Z")), utc("2026-04-20T00:00:00Z"), None),
+        (run(utc("2026-04-02T09:00:00Z")), utc("2026-04-02T12:00:00Z"), None),
+        (run(utc("2026-04-02T09:00:00Z")), utc("2026-04-02T15:00:00Z"), utc("2026-04-02T12:00:00Z")),
     ],
     ids=["not yet", "due", "several missed make one", "handled", "too soon after another", "when that has passed"],
-)  # fmt: skip
+)
 def test_the_schedule_counts_from_the_resources_creation(last, now, expected):
     found = start(situation(last), now)
     assert (found.as_of if found else None) == expected
@@ -118,4 +120,4 @@ def test_no_time_of_the_schedule_is_handled_twice_and_never_two_within_the_inter
             seen.append((found.as_of, now))
             last = run(found.as_of, started=now)
     assert len({as_of for as_of, _ in seen}) == len(seen)
-    assert all(b[1] - a[1] >= timedelta(hours=6) for a, b in zip(seen, seen[1:], strict=False))
+    assert all(b[1] - a[1] >= timedelta(hours=6) for a, b in pairwise(seen))
