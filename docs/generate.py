@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import CollectorRegistry
 
 from serinus.cli import app
+from serinus.control.refresh import MeasuredRefresher
 from serinus.core import errors
 from serinus.core.crd import custom_resource_definition, structural_schema
 from serinus.core.spec import API_VERSION, KINDS
@@ -184,6 +186,9 @@ def _metrics() -> Iterator[str]:
         for each in METRICS.values()
     ]
     yield from _table(["metric", "type", "labels", "meaning"], rows)
+    yield "## Features\n\nWhat the pod that keeps features up to date (`serinus refresh`) shows, with the label `model`.\n"
+    measured = MeasuredRefresher(lambda now: 0, "", lambda: datetime.now(UTC))
+    yield from _table(["metric", "type", "meaning"], list(_families(measured.registry)))
     yield "## Buckets\n\nCounts at or below an edge are exact, quantiles between two edges are not: a guard on slow"
     yield "requests takes one of the edges as its limit.\n"
     edges: dict[tuple[float, ...], list[str]] = {}
@@ -191,6 +196,12 @@ def _metrics() -> Iterator[str]:
         edges.setdefault(each.buckets, []).append(f"`{each.name}`")
     rows = [[", ".join(names), ", ".join(f"{edge:g}" for edge in found)] for found, names in edges.items() if found]
     yield from _table(["histogram", "upper edges"], rows)
+
+
+def _families(registry: CollectorRegistry) -> Iterator[list[str]]:
+    for family in registry.collect():
+        name = f"{family.name}{'_total' if family.type == 'counter' else ''}"
+        yield [f"`{name}`", family.type, family.documentation]
 
 
 def _operator() -> Iterator[str]:
@@ -207,10 +218,7 @@ def _operator() -> Iterator[str]:
     rows.insert(0, ["`SERINUS_PLATFORM`", "", "Where the engines are: YAML, or the path of a file that holds it."])
     yield from _table(["variable", "default", "meaning"], rows)
     yield "\n## Metrics\n"
-    found = [
-        [f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation]
-        for family in Metrics().registry.collect()
-    ]
+    found = list(_families(Metrics().registry))
     yield from _table(["name", "type", "meaning"], sorted(found))
 
 
