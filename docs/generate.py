@@ -186,7 +186,7 @@ def _metrics() -> Iterator[str]:
         for each in METRICS.values()
     ]
     yield from _table(["metric", "type", "labels", "meaning"], rows)
-    yield "## Features\n\nWhat the pod that keeps features up to date (`serinus refresh`) shows, with the label `model`.\n"
+    yield "## Features\n\nOf the pod that keeps features up to date (`serinus refresh`), with the label `model`.\n"
     measured = MeasuredRefresher(lambda now: 0, "", lambda: datetime.now(UTC))
     yield from _table(["metric", "type", "meaning"], list(_families(measured.registry)))
     yield "## Buckets\n\nCounts at or below an edge are exact, quantiles between two edges are not: a guard on slow"
