@@ -59,8 +59,9 @@ COPY requirements/image.sh requirements/common.txt /opt/serinus/pins/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/tmp/tools \
     TORCH_INDEX="${TORCH_INDEX}" sh /opt/serinus/pins/image.sh /tmp/tools -r /opt/serinus/pins/common.txt
 
-# Kubeflow Pipelines gives the command of each step.
+# Kubeflow Pipelines gives the command of each step, and keeps what steps hand on in one of three folders of the root.
 FROM common AS pipeline
+RUN mkdir /gcs /minio /s3 && chown 65532:65532 /gcs /minio /s3
 ARG SSL_CERT_FILE
 ARG TORCH_INDEX=
 COPY requirements/train.txt /opt/serinus/pins/

@@ -101,7 +101,7 @@ class ClusterSite:
         """Apply the ModelDeployment with a rollout."""
         _, document = yaml.safe_load_all(self.file.read_text())
         document["metadata"]["namespace"] = self.namespace
-        own = {"features": {"default": OLD}, "log": {"enabled": False}, "predictor": _SMALL, **spec}
+        own = {"features": {"default": OLD}, "log": {"enabled": False}, "predictor": SMALL, **spec}
         document["spec"] = {"model": {"name": NAME, "version": "champion"}, **own}
         if rollout is not None:
             document["spec"]["rollout"] = dict(rollout)
@@ -190,7 +190,7 @@ class ClusterSite:
             assert (checked.broken, checked.entries) == (None, entries)
 
 
-_SMALL = {
+SMALL = {
     "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     "batching": {"maxSize": 16, "maxDelay": "2ms"},
 }

@@ -4,7 +4,7 @@
 #
 #   BASE      the image to build on; localhost/serinus-base:bookworm is made here, out of Debian's packages
 #   TAG       of the images: localhost/serinus-serving:TAG
-#   TARGETS   which of them
+#   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built
 #   ARCHIVES  "no" leaves the archives out
 #   CACHE     "no" makes everything again
 set -euo pipefail
@@ -37,7 +37,11 @@ options+=(--build-context "tools=container-image://$tools")
 for target in ${TARGETS:-operator serving pipeline}; do
     name=localhost/serinus-$target:$tag
     began=$SECONDS
-    nice -n 10 buildah bud "${options[@]}" --target "$target" --tag "$name" . > "build/images/$target.log" 2>&1 || {
+    what=(--target "$target")
+    if [ "$target" = tiny ]; then
+        what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag")
+    fi
+    nice -n 10 buildah bud "${options[@]}" "${what[@]}" --tag "$name" . > "build/images/$target.log" 2>&1 || {
         tail -n 40 "build/images/$target.log" >&2
         exit 1
     }
