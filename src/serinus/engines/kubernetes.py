@@ -50,6 +50,8 @@ DEPLOYMENT = Kind("Deployment", "apps/v1", "deployments")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
 DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
 INFERENCE_SERVICE = Kind("InferenceService", "serving.kserve.io/v1beta1", "inferenceservices")
+GATEWAY = Kind("Gateway", "gateway.networking.k8s.io/v1", "gateways")
+GATEWAY_CLASS = Kind("GatewayClass", "gateway.networking.k8s.io/v1", "gatewayclasses")
 HTTP_ROUTE = Kind("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes")
 MODEL_DEPLOYMENT = Kind("ModelDeployment", "serinus.dev/v1alpha1", "modeldeployments")
 CONTINUOUS_TRAINING = Kind("ContinuousTraining", "serinus.dev/v1alpha1", "continuoustrainings")
@@ -80,8 +82,8 @@ class Cluster:
                 raise EngineError(f"there is no cluster to talk to: {error}", hint="set KUBECONFIG") from error
         return cls(client.ApiClient())
 
-    def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """An object, or None where there is none."""
+    def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """An object, or None where there is none. One that belongs to no namespace is asked for without."""
         try:
             return self._call("GET", _path(kind, namespace, name))
         except NotFound:

@@ -18,7 +18,6 @@ from serinus.core.errors import EngineError, IntegrityError, NotFound, SerinusEr
 from serinus.core.rollout import Candidate, Decision, Shares, shares
 from serinus.core.spec.deployment import ModelDeployment, ModelDeploymentSpec
 from serinus.core.status import ModelDeploymentStatus
-from serinus.engines import kubernetes_gateway as gateway
 from serinus.engines.kubernetes import MODEL_DEPLOYMENT, Cluster, Object, event
 from serinus.operator.conditions import ACCEPTED, PROGRESSING, READY, Finding, differs, merged
 from serinus.operator.parts import Parts
@@ -68,7 +67,7 @@ class Deployments:
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             return Look(before, [Finding(ACCEPTED, "False", "Invalid", wrong)], self.parts.resync)
-        if refused := gateway.unsupported(spec.traffic):
+        if refused := self.parts.front.refused(spec):
             return Look(before, [Finding(ACCEPTED, "False", "Unsupported", "; ".join(refused))], self.parts.resync)
         accepted = Finding(ACCEPTED, "True", "Valid", "the spec can be acted on")
         if found["metadata"].get("annotations", {}).get(PAUSE_ANNOTATION) == "true":

@@ -23,6 +23,7 @@ from serinus.engines.kubernetes import Cluster, Object
 from serinus.engines.ledger_sql import LedgerDatabase
 from serinus.engines.mlflow import Registry
 from serinus.engines.prometheus import Connection, Prometheus
+from serinus.operator.front import FrontFeatures
 from serinus.operator.settings import Settings
 
 
@@ -42,6 +43,7 @@ class Parts:
     database: LedgerDatabase
     events: Events
     state: Path
+    front: FrontFeatures
     _qualities: dict[tuple[str, str], ClusterQuality] = field(default_factory=dict, init=False)
     _prometheus: Prometheus | None = field(default=None, init=False)
 
@@ -54,7 +56,9 @@ class Parts:
         if platform.ledger_uri is None:
             raise InvalidInput("the platform has no ledger_uri", hint="such as postgresql+psycopg2://user@host/serinus")
         registry = CachedRegistry(platform.tracking_uri, platform.artifact_uri)
-        return cls(settings, cluster, registry, LedgerDatabase(platform.ledger_uri), events, platform.state)
+        database = LedgerDatabase(platform.ledger_uri)
+        front = FrontFeatures(cluster, settings.front)
+        return cls(settings, cluster, registry, database, events, platform.state, front)
 
     @property
     def resync(self) -> float:
