@@ -22,8 +22,8 @@ from tests.support_log import MODEL, settings
 class Sidecar:
     """A real `serinus sidecar` that can be killed and started again."""
 
-    def __init__(self, folder: Path, log: dict[str, Any] | None = None) -> None:
-        self.config: ServingConfig = settings(folder, log)
+    def __init__(self, folder: Path, log: dict[str, Any] | None = None, **fields: Any) -> None:
+        self.config: ServingConfig = settings(folder, log, **fields)
         self.folder = folder
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -27,8 +27,8 @@ EVER = Interval(since=utc("2000-01-01"), until=utc("2100-01-01"))
 class Site(Sidecar):
     """A sidecar and workers that log rows as fast as told."""
 
-    def __init__(self, folder: Path, log: dict[str, Any] | None = None) -> None:
-        super().__init__(folder, {"segmentAge": "400ms", **(log or {})})
+    def __init__(self, folder: Path, log: dict[str, Any] | None = None, **fields: Any) -> None:
+        super().__init__(folder, {"segmentAge": "400ms", **(log or {})}, **fields)
         self.workers: list[subprocess.Popen[str]] = []
 
     def worker(self, pause: float = 0.002, batches: int = 10**9) -> subprocess.Popen[str]:
@@ -68,8 +68,8 @@ class Site(Sidecar):
 
 
 @contextmanager
-def site(folder: Path, log: dict[str, Any] | None = None) -> Iterator[Site]:
-    found = Site(folder, log)
+def site(folder: Path, log: dict[str, Any] | None = None, **fields: Any) -> Iterator[Site]:
+    found = Site(folder, log, **fields)
     try:
         yield found
     finally:

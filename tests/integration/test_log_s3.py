@@ -10,12 +10,14 @@ import fsspec
 import pytest
 
 from serinus.core.errors import EngineError
-from serinus.engines.prediction_log import join
+from serinus.core.platform import Platform
+from serinus.engines.prediction_log import join, read_predictions
 from serinus.engines.prediction_store import PredictionStore
 from tests import support_s3
 from tests.support import eventually
+from tests.support_log import MODEL
 from tests.support_s3 import BUCKET, S3
-from tests.support_workers import site
+from tests.support_workers import EVER, site
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -95,6 +97,30 @@ def test_wrong_credentials_are_told_without_being_shown(
         assert f"cannot write s3://{BUCKET}/elsewhere/predictions" in told
         assert "W" * 40 not in told
         nothing_secret(s3, tmp_path)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_who_asks_is_told_by_the_platform_where_the_environment_is_silent(
+    running: S3, tmp_path: Path, right: bool
+) -> None:
+    """As in a cluster's pods: the Secret that says where the engines are also says who may write the log."""
+    secret = running.secret if right else "W" * 40
+    options = {"endpoint_url": running.url, "key": running.key, "secret": secret}
+    platform = Platform.local(tmp_path).model_copy(
+        update={"offline_uri": f"s3://{BUCKET}/features", "storage_options": options}
+    )
+    destination = f"s3://{BUCKET}/{tmp_path.name}"
+    with site(tmp_path, {"destination": destination}, platform=platform) as here:
+        assert here.worker(batches=20).wait(60) == 0
+        told = tmp_path / "sidecar.log"
+        if right:
+            assert here.settled().complete
+            assert read_predictions(PredictionStore(destination, options), MODEL, EVER).num_rows == 320
+        else:
+            eventually(lambda: here.number("serinus_log_upload_failures_total") >= 1, timeout=60)
+            assert f"cannot write {destination}/predictions" in told.read_text()
+            assert here.counts().spooled == 320
+        assert secret not in told.read_text()
 
 
 def test_a_bucket_that_does_not_exist_is_an_error_and_is_not_made(s3: S3) -> None:

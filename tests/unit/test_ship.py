@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from serinus.core.errors import Conflict, EngineError, InvalidInput
+from serinus.core.platform import Platform
 from serinus.core.spec.log import PredictionLog
 from serinus.engines.prediction_store import PredictionStore
 from serinus.serve import ship
@@ -264,6 +265,26 @@ def test_credentials_are_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     error = store._failed("write", "x", OSError("refused for TOPSECRET123"))
     assert "TOPSECRET123" not in str(error)
     assert "AWS_SECRET_ACCESS_KEY" in str(error)
+    store = PredictionStore("memory://log", {"key": "serinus", "client_kwargs": {"aws_session_token": "ANOTHERSECRET"}})
+    error = store._failed("write", "x", OSError("refused serinus for ANOTHERSECRET"))
+    assert str(error) == "cannot write memory://log/x: refused serinus for <aws_session_token>"
+
+
+@pytest.mark.parametrize(
+    ("sources", "destination", "told"),
+    [
+        ("s3://bucket/features", "s3://other/log", True),
+        ("s3://bucket/features", "gs://other/log", False),
+        ("s3://bucket/features", "/var/log", False),
+        ("/mnt/features", "s3://other/log", True),
+        ("/mnt/features", "/var/log", False),
+    ],
+)
+def test_storage_options_are_for_one_kind_of_store(sources: str, destination: str, told: bool, tmp_path: Path) -> None:
+    options = {"key": "serinus"}
+    update = {"offline_uri": sources, "storage_options": options}
+    platform = Platform.local(tmp_path).model_copy(update=update)
+    assert platform.options_for(destination) == (options if told else {})
 
 
 @pytest.mark.parametrize(

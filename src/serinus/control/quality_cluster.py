@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from serinus.control.log_balance import counts_of
 from serinus.core.errors import EngineError
 from serinus.core.evidence import QualityEvidence
+from serinus.core.platform import Platform
 from serinus.core.prediction_log import LogCounts
 from serinus.core.rollout import RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
@@ -46,14 +46,14 @@ class ClusterQuality:
         place: namespace and name of the ModelDeployment.
         registry: where its versions are.
         server: Prometheus.
-        folder: for what may be made again.
+        platform: where there is room for what may be made again, and who asks for what is in a bucket.
     """
 
     cluster: Cluster
     place: tuple[str, str]
     registry: Registry
     server: Prometheus
-    folder: Path
+    platform: Platform
     _source: QualitySource | None = field(default=None, init=False)
 
     def evidence(self, spec: ModelDeploymentSpec, state: RolloutState, now: datetime) -> QualityEvidence | None:
@@ -93,9 +93,11 @@ class ClusterQuality:
         if self._source is None or self._source.settings != settings:
             from serinus.control.quality import QualitySource
 
-            assert settings.log.destination is not None
-            store = PredictionStore(settings.log.destination)
-            self._source = QualitySource(store, self.folder, self.registry.fetch, lambda: self._counts(model), settings)
+            url = settings.log.destination
+            assert url is not None
+            store = PredictionStore(url, self.platform.options_for(url))
+            folder = self.platform.state.joinpath("quality", *self.place)
+            self._source = QualitySource(store, folder, self.registry.fetch, lambda: self._counts(model), settings)
         return self._source
 
     def _counts(self, model: str) -> LogCounts:

@@ -89,7 +89,8 @@ class Parts:
     def _quality(self, settings: QualitySettings) -> QualitySource:
         if self._source is None or self._source.settings != settings:
             platform = self.serving.platform
-            store = PredictionStore(settings.log.place(platform.state), replayed=self.replaying)
+            place = settings.log.place(platform.state)
+            store = PredictionStore(place, platform.options_for(place), replayed=self.replaying)
             folder = platform.state / "rollout" / "quality"
             self._source = QualitySource(
                 store, folder, self.registry.fetch, lambda: read_counts(self.address), settings

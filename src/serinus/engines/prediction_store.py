@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,11 @@ class PredictionStore:
     Every file system has errors of its own, so each call here takes whatever comes for the engine's failure.
     """
 
-    def __init__(self, url: str, *, replayed: bool = False) -> None:
+    def __init__(self, url: str, options: Mapping[str, object] | None = None, *, replayed: bool = False) -> None:
         """
         Args:
             url: a path, or a URL that fsspec knows.
+            options: what fsspec is told about it beside; what is not told there, its library finds by itself.
             replayed: whether readers take the data's time for the machine's, as a log that a replay wrote within
                 minutes tells of weeks: a row counts as served when it was asked for, an outcome as received when it
                 became known, and files may be of any day.
@@ -38,9 +40,10 @@ class PredictionStore:
         import fsspec  # type: ignore[import-untyped]
 
         self.url = _shown(url)
+        self._secrets = dict(_secrets(options or {}))
         self.replayed = replayed
         try:
-            self._fs, root = fsspec.url_to_fs(url)
+            self._fs, root = fsspec.url_to_fs(url, **(options or {}))
         except (ImportError, ValueError) as error:
             raise InvalidInput(
                 f"the destination {self.url} cannot be used: {error}", hint="install the fsspec package of its store"
@@ -122,7 +125,7 @@ class PredictionStore:
         return f"{self._root}/{name}"
 
     def _failed(self, verb: str, name: str, error: Exception) -> SerinusError:
-        what: Any = _without_secrets(str(error)) or type(error).__name__
+        what: Any = _without({**dict(_secrets(os.environ)), **self._secrets}, str(error)) or type(error).__name__
         return EngineError(f"cannot {verb} {self.url}{'/' + name if name else ''}: {what}")
 
 
@@ -135,9 +138,17 @@ def _shown(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _without_secrets(text: str) -> str:
-    """A library's message without what the environment has as credentials."""
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and any(word in name.upper() for word in _SECRETS):
-            text = text.replace(value, f"<{name}>")
+def _secrets(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Names and values of what is a credential among settings, which may hold others."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value)
+        elif any(word in name.upper() for word in _SECRETS) and len(str(value)) >= _SHORTEST_SECRET:
+            yield name, str(value)
+
+
+def _without(secrets: Mapping[str, str], text: str) -> str:
+    """A library's message without credentials."""
+    for name, value in secrets.items():
+        text = text.replace(value, f"<{name}>")
     return text

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol
 
 from serinus.control.prometheus_evidence import PrometheusSource
@@ -42,7 +41,7 @@ class Parts:
     registry: Registry
     database: LedgerDatabase
     events: Events
-    state: Path
+    platform: Platform
     front: FrontFeatures
     _qualities: dict[tuple[str, str], ClusterQuality] = field(default_factory=dict, init=False)
     _prometheus: Prometheus | None = field(default=None, init=False)
@@ -58,7 +57,7 @@ class Parts:
         registry = CachedRegistry(platform.tracking_uri, platform.artifact_uri)
         database = LedgerDatabase(platform.ledger_uri)
         front = FrontFeatures(cluster, settings.front)
-        return cls(settings, cluster, registry, database, events, platform.state, front)
+        return cls(settings, cluster, registry, database, events, platform, front)
 
     @property
     def resync(self) -> float:
@@ -89,8 +88,7 @@ class Parts:
             return _no_quality
         key = (namespace, name)
         if key not in self._qualities:
-            folder = self.state / "quality" / namespace / name
-            self._qualities[key] = ClusterQuality(self.cluster, key, self.registry, server, folder)
+            self._qualities[key] = ClusterQuality(self.cluster, key, self.registry, server, self.platform)
         source = self._qualities[key]
         return lambda state, now: source.evidence(spec, state, now)
 

@@ -144,7 +144,8 @@ def _log(config: ServingConfig, registry: CollectorRegistry) -> tuple[Intake, Sh
 
     spool = config.spool_dir
     assert spool is not None
-    store = PredictionStore(config.log_destination)
+    destination = config.log_destination
+    store = PredictionStore(destination, config.platform.options_for(destination))
     limit = config.deployment.log.buffer_limit
     shipper = Shipper(spool, store, limit, config.metrics_dir, epoch(config.metrics_dir))
     intake = Intake(config, spool)

@@ -35,7 +35,8 @@ class PredictionLog(SpecModel):
     are dropped, and counted."""
     destination: Annotated[str, Field(pattern=DESTINATION_PATTERN)] | None = None
     """Where files go: a path, or a URL of any object store that fsspec knows. By default the folder `predictions` of
-    the project's state. Credentials come from the sidecar's environment, as the store's library wants them."""
+    the project's state. Who asks for it the platform's `storage_options` say, or else the environment, as the store's
+    library wants it."""
 
     def place(self, state: Path) -> str:
         """Path or URL of the destination, for a project's folder of state."""
