@@ -187,7 +187,7 @@ def _metrics() -> Iterator[str]:
     ]
     yield from _table(["metric", "type", "labels", "meaning"], rows)
     yield "## Features\n\nOf the pod that keeps features up to date (`serinus refresh`), with the label `model`.\n"
-    measured = MeasuredRefresher(lambda now: 0, "", lambda: datetime.now(UTC))
+    measured = MeasuredRefresher(lambda now: 0, "", lambda: datetime.now(UTC), timedelta())
     yield from _table(["metric", "type", "meaning"], list(_families(measured.registry)))
     yield "## Buckets\n\nCounts at or below an edge are exact, quantiles between two edges are not: a guard on slow"
     yield "requests takes one of the edges as its limit.\n"

@@ -202,7 +202,7 @@ def test_the_lag_is_the_time_since_the_last_pass_that_succeeded():
             raise EngineError("gone")
         return 3
 
-    measured = MeasuredRefresher(refresh, "tiny", lambda: now[0])
+    measured = MeasuredRefresher(refresh, "tiny", lambda: now[0], DAY)
 
     def value(name):
         return measured.registry.get_sample_value(name, {"model": "tiny"})
@@ -213,7 +213,7 @@ def test_the_lag_is_the_time_since_the_last_pass_that_succeeded():
     broken[0] = True
     with pytest.raises(EngineError):
         measured.tick()
-    assert value("serinus_features_lag_seconds") == DAY.total_seconds()
+    assert value("serinus_features_lag_seconds") == DAY.total_seconds() == value("serinus_features_interval_seconds")
     assert value("serinus_features_failures_total") == 1
     broken[0] = False
     measured.tick()

@@ -47,10 +47,12 @@ def refresh(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    measured = MeasuredRefresher(Refresher(loaded, store), loaded.model_name, lambda: datetime.now(UTC))
+    interval = loaded.training.spec.freshness.interval
+    refresher = Refresher(loaded, store)
+    measured = MeasuredRefresher(refresher, loaded.model_name, lambda: datetime.now(UTC), interval)
     server, thread = start_http_server(port, address, measured.registry)
     try:
-        run_forever(measured.tick, loaded.training.spec.freshness.interval.total_seconds(), stop)
+        run_forever(measured.tick, interval.total_seconds(), stop)
     finally:
         server.shutdown()
         server.server_close()

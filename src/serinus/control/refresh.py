@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -63,9 +63,12 @@ class MeasuredRefresher:
         refresh: what is measured.
         model: whose features they are.
         clock: tells the time.
+        interval: how often a pass is to begin, so that one can tell a lag from what is usual.
     """
 
-    def __init__(self, refresh: Callable[[datetime], int], model: str, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, refresh: Callable[[datetime], int], model: str, clock: Callable[[], datetime], interval: timedelta
+    ) -> None:
         self._refresh = refresh
         self._clock = clock
         self._fresh_at = clock()  # before the first pass the features are as old as this process, at least
@@ -77,6 +80,8 @@ class MeasuredRefresher:
             registry=own,
         )
         lag.labels(model).set_function(lambda: (clock() - self._fresh_at).total_seconds())
+        usual = Gauge("serinus_features_interval_seconds", "How often a pass begins.", ["model"], registry=own)
+        usual.labels(model).set(interval.total_seconds())
         self._rows = Counter(
             "serinus_features_rows", "Rows written to the online store.", ["model"], registry=own
         ).labels(model)

@@ -96,8 +96,13 @@ def _deployment(fed: Fed) -> Object:
             "template": {
                 "metadata": {
                     "labels": {**own, **MANAGED},
-                    # Pods do not notice that a ConfigMap has changed.
-                    "annotations": {"serinus.dev/resources": hashlib.sha256(fed.resources.encode()).hexdigest()},
+                    "annotations": {
+                        # Pods do not notice that a ConfigMap has changed.
+                        "serinus.dev/resources": hashlib.sha256(fed.resources.encode()).hexdigest(),
+                        "prometheus.io/scrape": "true",
+                        "prometheus.io/port": str(METRICS_PORT),
+                        "prometheus.io/path": "/metrics",
+                    },
                 },
                 "spec": _pod(fed),
             },

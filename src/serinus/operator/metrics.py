@@ -32,6 +32,8 @@ class Metrics:
         self.errors = Counter("serinus_operator_errors", "Looks that failed.", ["kind"], registry=own)
         self.decisions = Counter("serinus_operator_decisions", "Decisions about rollouts.", ["action"], registry=own)
         self.runs = Counter("serinus_operator_runs", "Runs of training pipelines.", ["result"], registry=own)
+        for result in ("registered", "refused", "failed"):
+            self.runs.labels(result)  # from nothing to one is no increase to Prometheus
         self.queue = Gauge("serinus_operator_queue", "Resources that wait for a look that is due.", registry=own)
         self.leading = Gauge(
             "serinus_operator_leading", "1 where this operator decides, 0 where another one does.", registry=own
