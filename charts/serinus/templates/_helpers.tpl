@@ -25,5 +25,13 @@ SERINUS_GATEWAY: {{ printf "%s/%s" (.Values.gateway.namespace | default .Release
 SERINUS_DOMAIN: {{ .Values.gateway.domain | quote }}
 SERINUS_PROMETHEUS_URL: {{ .Values.prometheus.url | default (printf "http://prometheus.%s.svc:9090" .Release.Namespace) | quote }}
 SERINUS_NAMESPACES: {{ join "," .Values.operator.namespaces | quote }}
+SERINUS_PIPELINES_URL: {{ .Values.pipelines.url | quote }}
+{{- if .Values.pipelines.multiUser }}
+SERINUS_PIPELINES_MULTI_USER: "true"
+SERINUS_PIPELINES_TOKEN_FILE: /var/run/secrets/kubeflow/pipelines/token
+{{- end }}
+{{- with .Values.pipelines.serviceAccount }}
+SERINUS_PIPELINES_ACCOUNT: {{ . | quote }}
+{{- end }}
 SERINUS_SCRAPE_INTERVAL: {{ .Values.prometheus.scrapeInterval | default (ternary "5s" "15s" (or .Values.standalone.enabled .Values.monitoring.enabled)) | quote }}
 {{- end -}}
