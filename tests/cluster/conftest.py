@@ -3,6 +3,7 @@ of its own where the user has not."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,9 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes import client, config
 
 from serinus.core.spec import KINDS
+from tests.cluster.objects import OVERLAYS, Object, is_access, key, moved, rendered
+from tests.cluster.testbed.modules import download
+from tests.cluster.tools import FOREIGN, program
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -70,3 +75,56 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
     made = core.create_namespace({"metadata": {"generateName": "serinus-test-"}}).metadata.name
     yield made
     core.delete_namespace(made)
+
+
+@pytest.fixture(scope="session")
+def kustomized() -> dict[str, list[Object]]:
+    """Each overlay's objects."""
+    kustomize = program("kustomize")
+    return {name: rendered(kustomize, "build", ROOT / "manifests" / "overlays" / name) for name in OVERLAYS}
+
+
+@pytest.fixture(scope="session")
+def foreign(kubectl: Kubectl) -> Iterator[None]:
+    """The definitions of other projects' kinds that the manifests use; those that were not there go again."""
+    before = set(kubectl("get", "crd", "--output=name").split())
+    made: list[str] = []
+    for module, pattern in FOREIGN:
+        for file in sorted(download(module).glob(pattern)):
+            # Whoever converts between versions is not here.
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content["spec"].pop("conversion", None)
+            made += kubectl(
+                "apply",
+                "--server-side",
+                "--force-conflicts",
+                "--filename=-",
+                "--output=name",
+                stdin=json.dumps(content),
+            ).split()
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *made)
+    yield
+    if new := [name for name in made if name not in before]:
+        kubectl("delete", *new)
+
+
+@pytest.fixture(scope="session")
+def system(
+    kubectl: Kubectl, kustomized: dict[str, list[Object]], definitions: None, foreign: None
+) -> Iterator[dict[str, list[Object]]]:
+    """The overlays in a namespace of this module's own, confined as the manifests say, with their accounts and roles.
+    Whatever is installed on the cluster is left alone: what has no namespace gets other names."""
+    labels = next(each for each in kustomized["standalone"] if each["kind"] == "Namespace")["metadata"]["labels"]
+    made = json.dumps(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "serinus-test-", "labels": labels}}
+    )
+    name = kubectl("create", "--filename=-", "--output=jsonpath={.metadata.name}", stdin=made)
+    overlays = {overlay: [moved(each, name) for each in objects] for overlay, objects in kustomized.items()}
+    first = {key(each): each for objects in overlays.values() for each in objects if is_access(each)}
+    # Where no controller makes it, as on a testbed of an API server alone.
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
+    text = yaml.safe_dump_all([*first.values(), account])
+    kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=text)
+    yield overlays
+    kubectl("delete", "--wait=false", "--filename=-", stdin=text)
+    kubectl("delete", "namespace", name, "--wait=false")
