@@ -86,6 +86,36 @@ Predictor._predict = _or_fail
 """
 """Put before the handler: it cannot answer the one order in seven that costs more than 80."""
 
+IN_SECONDS = """
+from serinus.serve.handler import Predictor
+
+_columns = Predictor._columns
+
+
+def _in_seconds(self, batch, checked, rows):
+    columns = _columns(self, batch, checked, rows)
+    columns["shop_hourly__queue"] = columns["shop_hourly__queue"] * 60
+    return columns
+
+
+Predictor._columns = _in_seconds
+"""
+"""Put before the handler: a feature in another unit than the model was trained on."""
+
+IN_CAPITALS = """
+from serinus.serve.lookup import ViewLookup
+
+_proto = ViewLookup._proto
+
+
+def _in_capitals(self, key):
+    return _proto(self, tuple(each.upper() for each in key) if self.name == "city_daily" else key)
+
+
+ViewLookup._proto = _in_capitals
+"""
+"""Put before the handler: it asks for keys of one of its two views that the store does not have."""
+
 Change = Callable[[Path], None]
 """Changes a version's unpacked archive."""
 
@@ -134,11 +164,13 @@ def _resign(parts: Path, view: Callable[[dict[str, Any]], Any], column: Callable
 class Traffic:
     """Orders sent through the front door by clients that wait for each answer, from `with` to its end.
 
-    `answers` counts versions and errors as the clients saw them. With `telling`, what became of each order is reported.
+    `answers` counts versions and errors as the clients saw them, `bare` those answers that were made without any
+    feature. With `telling`, what became of each order is reported.
     """
 
     def __init__(self, address: str, signature: Signature, host: str | None = None) -> None:
         self.answers: Counter[tuple[str | None, str | None]] = Counter()
+        self.bare = 0
         self.reported = 0
         self.telling = False
         self._address = address
@@ -191,6 +223,7 @@ class Traffic:
                 while not self._stop.is_set():
                     rows = [self._order() for _ in range(_BATCH)]
                     answers = await client.send(rows)
+                    self.bare += sum(map(_bare, answers))
                     self.answers.update((each.version, each.error) for each in answers)
                     if self.telling:
                         told = [self._outcome(*pair) for pair in zip(rows, answers, strict=True)]
@@ -224,8 +257,21 @@ class Traffic:
         return {"id": row["id"], "label": int(self._random.random() < chance)}
 
 
+def _bare(answer: Answer) -> bool:
+    """Whether a row was answered without any feature."""
+    features = [value for name, value in (answer.served or {}).items() if "__" in name]
+    return answer.error is None and all(value is None for value in features)
+
+
 def challenger(registry: Registry, first: ModelVersion, folder: Path, variant: tuple[str, Change]) -> ModelVersion:
-    """Register a variant of a version, packaged as the pipeline does it, and make it the challenger."""
+    """Register a variant of a version and make it the challenger."""
+    version = register(registry, first, folder, variant)
+    registry.set_alias(NAME, CHALLENGER, version.version)
+    return version
+
+
+def register(registry: Registry, first: ModelVersion, folder: Path, variant: tuple[str, Change]) -> ModelVersion:
+    """Register a variant of a version, packaged as the pipeline does it."""
     name, change = variant
     scratch = folder / name
     scratch.mkdir(parents=True)
@@ -236,9 +282,7 @@ def challenger(registry: Registry, first: ModelVersion, folder: Path, variant: t
     packaged = package(NAME, parts, scratch / "out")
     lineage = first.lineage.model_copy(update={"pipeline_run": name})
     record = RunRecord(name=NAME, lineage=lineage, accepted=True, metrics={}, card=f"# {name}\n")
-    version = registry.register(record, packaged.path, packaged.digest)
-    registry.set_alias(NAME, CHALLENGER, version.version)
-    return version
+    return registry.register(record, packaged.path, packaged.digest)
 
 
 class Site:

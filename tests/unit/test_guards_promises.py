@@ -13,7 +13,7 @@ import pytest
 
 from serinus.core.guards.budget import shares
 from serinus.core.guards.panel import Panel
-from serinus.core.guards.rates import ErrorComparison
+from serinus.core.guards.rates import OwnRateComparison
 from serinus.core.guards.sample_ratio import SplitCheck
 from serinus.core.sequential import AlphaShare
 from serinus.core.spec.rollout import Rollout
@@ -180,14 +180,14 @@ def test_who_is_sick_is_told_by_each_versions_own_rate() -> None:
         states = board.start((100,))
         for _ in range(15):
             states = board.update(states, World(canary, stable).traffic(rng, 100, board.slow_above))
-        health = board.health(states)
+        health = board.health(states)["errors"]
         assert (float(health.stable_sick.mean()), float(health.canary_well.mean())) == pytest.approx(expected, abs=0.05)
 
 
 def test_health_is_what_the_bounds_of_the_rates_say() -> None:
     rng, board = np.random.default_rng(47), panel(spec(0.05))
     guard = board.guards[0]
-    assert isinstance(guard, ErrorComparison)
+    assert isinstance(guard, OwnRateComparison)
     seen = set()
     for rate in (0.01, 0.03, 0.045, 0.06, 0.09):
         state = guard.start((40,))
@@ -207,7 +207,7 @@ def test_a_stable_version_at_the_border_is_rarely_called_sick() -> None:
     rollouts = 500
     rng, board = np.random.default_rng(53), panel(spec(0.5))
     guard, share = board.guards[0], AlphaShare(0.1, 0.1)
-    assert isinstance(guard, ErrorComparison)
+    assert isinstance(guard, OwnRateComparison)
     border = replace(STABLE, errors=guard.sick)
     state, sick, well = guard.start((rollouts,)), np.zeros(rollouts, bool), np.zeros(rollouts, bool)
     for _ in range(40):

@@ -196,6 +196,10 @@ def test_what_keeps_pods_from_being_ready_is_told_in_their_own_words() -> None:
     assert found is not None
     assert "CrashLoopBackOff: no module named x" in found.words
     assert not found.broken
+    again = {"name": "kserve-container", "ready": False, "state": {"running": {}}, "lastState": ended}
+    found = kserve.trouble([pod(containerStatuses=[again])])
+    assert found == kserve.Trouble("kserve-container of pod flights-v3-x: no module named x")
+    assert kserve.trouble([pod(containerStatuses=[{**again, "ready": True}])]) is None
     pending = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}
     found = kserve.trouble([pod(conditions=[pending])])
     assert found is not None

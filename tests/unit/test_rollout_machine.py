@@ -81,6 +81,17 @@ def test_one_that_errs_little_replaces_a_sick_stable_version() -> None:
     assert world.until("promote").shares.stable == 2
 
 
+def test_answers_without_features_earn_a_version_nothing() -> None:
+    lost = Behaviour(problems=0.99)
+    world = World(PLAIN, canary=lost, stable=lost)
+    for _ in range(30):
+        decision = world.minute()
+    assert world.actions() == ["start", "advance"]
+    assert any("the stable version itself lacks too many features" in reason for reason in decision.reasons)
+    world.canary = world.stable = WELL
+    assert world.until("promote").shares.stable == 2
+
+
 def test_missing_evidence_is_neither_good_nor_bad() -> None:
     world = World(PLAIN)
     world.until("advance")

@@ -211,13 +211,14 @@ class _Course:
     def _said(self, running: Positions, judged: tuple[Panel, States], known: Known) -> tuple[Bools, Bools]:
         """Which guards say harm, [n, G], and whether anything keeps the next stage away, [n]."""
         panel, states = judged
-        codes, health, spec = panel.codes(states), panel.health(states), self.rollout.guards.quality
+        codes, spec = panel.codes(states), self.rollout.guards.quality
         harm = np.zeros((len(running), len(self.guards)), dtype=np.bool_)
         harm[:, [self.guards.index(name) for name in panel.names]] = codes == Verdict.HARM
         harm[:, -2:] = np.stack([known.quality, known.estimate], axis=-1) == Verdict.HARM
         waits = (codes[:, panel.blocking] != Verdict.SAFE).any(axis=-1)
         waits |= self.requests[running] < self.rollout.pace.minimum_requests
-        waits |= health.stable_sick & ~health.canary_well
+        for health in panel.health(states).values():
+            waits |= health.stable_sick & ~health.canary_well
         if spec.enabled and spec.blocking:
             waits |= known.quality != Verdict.SAFE
         return harm, waits

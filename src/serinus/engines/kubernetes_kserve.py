@@ -148,6 +148,9 @@ def _container_trouble(pod: str, container: Object) -> Trouble | None:
     if waiting.get("reason") in _STUCK:
         words = _said(ended[0]) if ended else waiting.get("message", "")
         return Trouble(f"{where}: {waiting['reason']}: {words}"[:_WORDS])
+    if ended and not container.get("ready", False):
+        # Between two crashes it is up for a while, which tells nothing better than how the last one ended.
+        return Trouble(f"{where}: {_said(ended[0])}"[:_WORDS])
     return None
 
 

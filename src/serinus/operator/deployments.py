@@ -111,7 +111,7 @@ class Deployments:
             wanted = Shares(stable=self._number(found, spec))
         number = wanted.stable
         try:
-            traffic.apply(wanted)
+            _begin(traffic, wanted)
         except IntegrityError:
             raise
         except EngineError as error:
@@ -266,6 +266,16 @@ def _spec(found: Object) -> ModelDeploymentSpec:
 
 def _where(found: Object) -> str:
     return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+
+
+def _begin(traffic: GatewayTraffic, wanted: Shares) -> None:
+    """Put versions in front where none is. The stable one does not wait for a canary, which gets its share later."""
+    try:
+        traffic.apply(wanted)
+    except EngineError:
+        if wanted.canary is None:
+            raise
+        traffic.apply(wanted.model_copy(update={"weight": 0.0, "shadow": 0.0}))
 
 
 def _readiness(observed: Observed, traffic: GatewayTraffic) -> Finding:

@@ -67,6 +67,8 @@ class Operator:
         self._namespaces = namespaces
         self._queue = WorkQueue()
         self._leading = threading.Event()
+        # Asked for, not told: one that has nothing to look at leads, too.
+        metrics.leading.set_function(lambda: float(self._leading.is_set()))
         self._stop = threading.Event()
         self._registry = kopf.OperatorRegistry()
         self._watch()
@@ -117,7 +119,6 @@ class Operator:
     def _look(self, key: Key, late: float) -> float | None:
         metrics = self._metrics
         metrics.queue.set(len(self._queue))
-        metrics.leading.set(self._leading.is_set())
         metrics.late.labels(key.kind).observe(max(0.0, late))
         if not self._leading.is_set():
             return 0.0

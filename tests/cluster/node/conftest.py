@@ -6,17 +6,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import ROOT, Kubectl
+from tests.cluster.testbed.cluster import Cluster
 from tests.cluster.testbed.images import reference
 from tests.support import eventually
+from tests.support_rollout_cluster import ClusterSite, OperatorProcess, cluster_policy
 
 AT_LEVEL = os.environ.get("SERINUS_TESTBED_LEVEL") == "node"
+IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 ECHO = (Path(__file__).parent / "echo.py").read_text(encoding="utf-8")
 
 collect_ignore_glob = [] if AT_LEVEL else ["test_*.py"]
@@ -72,6 +76,70 @@ def gateway(kubectl: Kubectl) -> Iterator[Gateway]:
     address = f"http://{found['status']['addresses'][0]['value']}:{found['spec']['listeners'][0]['port']}"
     with httpx.Client(base_url=address, timeout=10) as client:
         yield Gateway(client)
+
+
+@pytest.fixture(scope="session")
+def runtime(kubectl: Kubectl) -> None:
+    """How KServe runs our versions, by an image that the node has or can pull."""
+    there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
+    if IMAGE.startswith("localhost/") and IMAGE not in there:
+        made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
+        pytest.fail(f"no node has {IMAGE}: {made}; or name yours by SERINUS_SERVING_IMAGE")
+    document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
+    kubectl(
+        "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")
+    )
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """It runs only beside tests that want it: others' resources are none of its business."""
+    found = OperatorProcess(tmp_path_factory.mktemp("operator"))
+    found.start()
+    yield found
+    assert found.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, kubectl: Kubectl, namespace: str, gateway: Gateway, definitions: None
+) -> Iterator[ClusterSite]:
+    """A version that could be served, in a namespace of its own."""
+    own = f"{namespace}-models"
+    kubectl("create", "namespace", own)
+    yield ClusterSite(tmp_path_factory.mktemp("cluster"), kubectl, own, gateway.address)
+    kubectl("delete", "namespace", own, "--wait", "--timeout=180s")
+
+
+@pytest.fixture(scope="module")
+def site(trained: ClusterSite, runtime: None, operator: OperatorProcess) -> Iterator[ClusterSite]:
+    """A version that answers through the Gateway, with no rollout on in the beginning and in the end."""
+    trained.deploy(cluster_policy())
+    trained.until("it answers", lambda: trained.condition("Ready").get("status") == "True", 300)
+    yield trained
+    trained.calm()
+
+
+class Faults:
+    """Programs of the testbed that are gone for a while."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster("node", ROOT)
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """End a program; it is started again in the end."""
+        self._cluster.stop(name)
+        try:
+            yield
+        finally:
+            self._cluster.start(name)
+
+
+@pytest.fixture(scope="session")
+def faults() -> Faults:
+    """Of the cluster that the tests run in: a testbed."""
+    return Faults()
 
 
 def container(name: str) -> dict[str, Any]:

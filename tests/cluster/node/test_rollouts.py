@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serinus.core.rollout import Shares
-from serinus.engines import kubernetes_gateway as gateway_engine
 from serinus.engines.kubernetes import HTTP_ROUTE
-from tests.cluster.conftest import ROOT, Kubectl
-from tests.cluster.node.conftest import Gateway
-from tests.support_rollout_cluster import ClusterSite, OperatorProcess
-from tests.support_rollout_laptop import ERRING, NAME, SLOW, handled_by, harmless, policy
+from tests.support_rollout_cluster import ClusterSite, OperatorProcess, cluster_policy
+from tests.support_rollout_laptop import ERRING, IN_CAPITALS, IN_SECONDS, NAME, SLOW, handled_by, harmless
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions", "runtime")]
+pytestmark = pytest.mark.timeout(1500)
 
-IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 BROKEN = "raise RuntimeError('this version cannot be loaded')\n"
-
-
-@pytest.fixture(scope="module")
-def runtime(kubectl: Kubectl) -> None:
-    """How KServe runs our versions, by an image that the node has or can pull."""
-    there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
-    if IMAGE.startswith("localhost/") and IMAGE not in there:
-        made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
-        pytest.fail(f"no node has {IMAGE}: {made}; or name yours by SERINUS_SERVING_IMAGE")
-    document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
-    kubectl(
-        "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")
-    )
-
-
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    found = OperatorProcess(tmp_path_factory.mktemp("operator"))
-    found.start()
-    yield found
-    assert found.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory,
-    kubectl: Kubectl,
-    namespace: str,
-    gateway: Gateway,
-    operator: OperatorProcess,
-) -> Iterator[ClusterSite]:
-    """A first version that answers through the Gateway."""
-    found = ClusterSite(tmp_path_factory.mktemp("cluster"), kubectl, namespace, gateway.address)
-    found.deploy(cluster_policy())
-    found.until("the first version answers", lambda: found.condition("Ready").get("status") == "True", 300)
-    yield found
-    kubectl("delete", "modeldeployment", NAME, f"--namespace={namespace}", "--wait")
-
-
-def cluster_policy(**changes: object) -> dict[str, object]:
-    """A rollout that is judged by what Prometheus counts alone."""
-    own = policy(confirmation=None, **{"interval": "2s", **changes})
-    own["guards"]["quality"] = {"enabled": False}
-    # Two processors run the whole cluster: a pod that has just come may wait for one of them.
-    own["guards"]["slow"] = {"threshold": "1s", "ratio": 3, "margin": 0.2}
-    return own
-
-
-def shares(site: ClusterSite) -> Shares | None:
-    return gateway_engine.shares_of(site.found(HTTP_ROUTE))
-
-
-def settled(site: ClusterSite, version: int) -> bool:
-    return shares(site) == Shares(stable=version) and site.versions() == {version}
 
 
 def test_the_first_version_answers_with_features_from_redis(site: ClusterSite) -> None:
@@ -92,7 +31,7 @@ def test_a_good_version_is_copied_to_stepped_and_promoted(site: ClusterSite) -> 
     with site.traffic() as traffic:
         version = site.challenger("good", harmless).version
         site.until("promoted", lambda: site.status().get("stable") == version)
-        site.until("the old version is gone", lambda: settled(site, version), 120)
+        site.until("the old version is gone", lambda: site.settled(version), 120)
         traffic.wait_for(200)
     assert traffic.failed == 0, traffic.errors()
     assert set(traffic.versions) == {before, version}
@@ -102,7 +41,13 @@ def test_a_good_version_is_copied_to_stepped_and_promoted(site: ClusterSite) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "guard"), [("slow", SLOW.replace("0.25", "1.5"), "slow"), ("erring", ERRING, "errors")]
+    ("name", "code", "guard"),
+    [
+        ("slow", SLOW.replace("0.25", "1.5"), "slow"),
+        ("erring", ERRING, "errors"),
+        ("in-seconds", IN_SECONDS, "predictions"),
+        ("in-capitals", IN_CAPITALS, "features"),
+    ],
 )
 def test_a_harmful_version_is_rolled_back_for_its_fault(site: ClusterSite, name: str, code: str, guard: str) -> None:
     before = site.champion
@@ -110,7 +55,7 @@ def test_a_harmful_version_is_rolled_back_for_its_fault(site: ClusterSite, name:
     with site.traffic() as traffic:
         version = site.challenger(name, handled_by(code)).version
         site.until("rolled back", lambda: site.taken_back(version), 300)
-        site.until("it is gone", lambda: settled(site, before), 120)
+        site.until("it is gone", lambda: site.settled(before), 120)
         traffic.wait_for(100)
     assert (site.taken_back(version) or "").startswith(guard)
     assert (guard == "errors") == (traffic.failed > 0)
@@ -124,18 +69,20 @@ def test_a_harmful_version_is_rolled_back_for_its_fault(site: ClusterSite, name:
     site.require_ledger()
 
 
-def test_a_version_that_cannot_be_loaded_is_rolled_back_with_its_own_words(site: ClusterSite) -> None:
+def test_a_version_that_crashes_again_and_again_is_rolled_back_with_its_own_words(site: ClusterSite) -> None:
     before = site.champion
     pace = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "5m", "readyTimeout": "45s"}
     site.deploy(cluster_policy(pace=pace))
     with site.traffic() as traffic:
         version = site.challenger("broken", handled_by(BROKEN)).version
         site.until("rolled back", lambda: site.taken_back(version), 300)
-        site.until("it is gone", lambda: settled(site, before), 120)
+        site.until("it is gone", lambda: site.settled(before), 120)
         traffic.wait_for(50)
     assert traffic.failed == 0
     assert set(traffic.versions) == {before}
-    assert f"version {version} was not ready for 45s" in (site.taken_back(version) or "")
+    words = site.taken_back(version) or ""
+    assert words.startswith(f"version {version} was not ready for 45s: kserve-container of pod {NAME}-v{version}-")
+    assert "this version cannot be loaded" in words
 
 
 def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
@@ -152,7 +99,7 @@ def test_an_archive_that_was_swapped_never_serves(site: ClusterSite) -> None:
     site.pause(False)
     with site.traffic() as traffic:
         site.until("taken back", lambda: site.taken_back(version.version), 300)
-        site.until("it is gone", lambda: settled(site, before), 120)
+        site.until("it is gone", lambda: site.settled(before), 120)
     assert "cannot be served" in (site.taken_back(version.version) or "")
     assert (traffic.failed, set(traffic.versions)) == (0, {before})
     assert site.champion == before
@@ -179,7 +126,7 @@ def test_an_operator_that_is_killed_is_followed_by_one_that_goes_on(
             operator.kill()
             operator.start()
         site.until("promoted", lambda: site.status().get("stable") == version)
-        site.until("the old version is gone", lambda: settled(site, version), 120)
+        site.until("the old version is gone", lambda: site.settled(version), 120)
     assert traffic.failed == 0, traffic.errors()
     assert set(traffic.versions) == {before, version}
     site.require_ledger()

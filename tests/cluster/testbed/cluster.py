@@ -91,6 +91,15 @@ class Cluster:
             raise RuntimeError(f"{', '.join(unknown)} does not run; there are {', '.join(self._servers.recorded())}")
         self._servers.stop(*names)
 
+    def start(self, name: str) -> None:
+        """Start one of those programs again that tests stop, and wait for it where others do not."""
+        site = self.site()
+        if name == "kube-apiserver":
+            control.start_storage(site)
+            told(control.storage_ready(site), lambda _: None)
+        else:
+            _AGAIN[name](site)
+
     def path(self) -> Path:
         """The folder of its programs, for PATH."""
         return programs(self.level)
@@ -128,6 +137,9 @@ class Cluster:
 
     def _recorded(self) -> str:
         return self._level.read_text(encoding="ascii") if self._level.is_file() else LEVELS[0]
+
+
+_AGAIN = {"kubelet": node.join, "prometheus": backing.start_prometheus, "redis": backing.start_databases}
 
 
 def told(steps: Iterator[str], say: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from serinus.core.errors import InvalidInput
 from serinus.core.evidence import Arm, Interval
 from serinus.core.guards import latency, predictions, rates, sample_ratio
 from serinus.core.guards.budget import shares
-from serinus.core.guards.rates import ErrorComparison, Health
+from serinus.core.guards.rates import Health, OwnRateComparison
 from serinus.core.guards.reading import ArmCounts, Guard, Reading, State, Traffic
 from serinus.core.sequential import AlphaShare
 from serinus.core.sequential.verdict import Codes, Floats
@@ -100,15 +100,15 @@ class Panel:
             each.read(state, share) for each, state, share in zip(self.guards, states, self.shares, strict=True)
         )
 
-    def health(self, states: States) -> Health:
-        """Whether the stable version itself is sick, and the canary well, by their own error rates, [...].
-
-        Without a guard on errors nobody is known to be sick, nor to be well.
-        """
-        for guard, state, share in zip(self.guards, states, self.shares, strict=True):
-            if isinstance(guard, ErrorComparison):
-                return guard.health(state, share)
-        return Health(np.zeros((), dtype=np.bool_), np.zeros((), dtype=np.bool_))
+    def health(self, states: States) -> dict[str, Health]:
+        """Whether the stable version itself is sick, and the canary well, by their own rates, [...]: by those of the
+        guards that know them."""
+        every = zip(self.guards, states, self.shares, strict=True)
+        return {
+            guard.name: guard.health(state, share)
+            for guard, state, share in every
+            if isinstance(guard, OwnRateComparison)
+        }
 
     def pack(self, states: States) -> Packed:
         """States as dicts and lists of plain numbers, by guard; `unpack` gives back the very same."""

@@ -62,7 +62,7 @@ class RateGuardState(NamedTuple):
 
 
 class Health(NamedTuple):
-    """Whether the stable version errs more often than is well for sure, and whether the canary errs less. [...]."""
+    """Whether the stable version's own rate is above what is well, and whether the canary's is below: for sure, [...]."""
 
     stable_sick: Flags
     canary_well: Flags
@@ -161,7 +161,7 @@ class RateComparison:
 
 
 @dataclass(frozen=True)
-class ErrorComparison(RateComparison):
+class OwnRateComparison(RateComparison):
     """Also knows each version's own rate, so that a sick stable version is told from a sick canary.
 
     Both bounds only ever hold a step back, so they take nothing of the budget that guards the steps.
@@ -170,7 +170,7 @@ class ErrorComparison(RateComparison):
     sick: float = 0.05
 
     def absolute(self, state: RateGuardState, share: AlphaShare) -> tuple[Bounds, Bounds]:
-        """Error rates of canary and stable version by themselves, each [...]."""
+        """Rates of canary and stable version by themselves, each [...]."""
         ours = rate_bounds(state.canary[..., 0], state.canary[..., 1], share)
         return ours, rate_bounds(state.stable[..., 0], state.stable[..., 1], share)
 
@@ -181,9 +181,9 @@ class ErrorComparison(RateComparison):
         return Health(high >= threshold(share.harm), low >= threshold(share.safe))
 
 
-def errors(spec: Errors) -> ErrorComparison:
+def errors(spec: Errors) -> OwnRateComparison:
     """Requests with 5xx or no answer, of all requests."""
-    return ErrorComparison(
+    return OwnRateComparison(
         name="errors",
         blocking=spec.blocking,
         ratio=spec.ratio,
@@ -200,9 +200,17 @@ def slow(spec: Slow, edge: float | None) -> RateComparison:
     return comparison if edge is None else replace(comparison, detail=f"above {seconds(edge)}")
 
 
-def features(spec: FeatureProblems) -> RateComparison:
+def features(spec: FeatureProblems) -> OwnRateComparison:
     """The share of rows' views that had problems."""
-    return _rate("features", spec, "rows", lambda arm: (arm.problems, arm.rows))
+    return OwnRateComparison(
+        name="features",
+        blocking=spec.blocking,
+        ratio=spec.ratio,
+        margin=spec.margin,
+        what="rows",
+        pick=lambda arm: (arm.problems, arm.rows),
+        sick=spec.sick,
+    )
 
 
 def query(spec: QueryGuard, position: int) -> RateComparison:

@@ -12,6 +12,11 @@ from serinus.core.rollout.stages import shares
 from serinus.core.rollout.state import RolloutState, Situation
 from serinus.core.spec.rollout import Rollout
 
+_SICK = {
+    "errors": "the stable version itself errs too often, and the canary has not been shown to err less",
+    "features": "the stable version itself lacks too many features, and the canary has not been shown to lack fewer",
+}
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -89,10 +94,8 @@ def _add(rollout: Rollout, state: RolloutState, interval: Interval) -> RolloutSt
 
 def _sick(panel: Panel, states: States) -> tuple[str, ...]:
     """A canary that only looks well beside a sick stable version has not earned anything."""
-    health = panel.health(states)
-    if not health.stable_sick or health.canary_well:
-        return ()
-    return ("the stable version itself errs too often, and the canary has not been shown to err less",)
+    sick = (name for name, health in panel.health(states).items() if health.stable_sick and not health.canary_well)
+    return tuple(_SICK[name] for name in sick)
 
 
 def _panel(rollout: Rollout, state: RolloutState) -> Panel:

@@ -80,6 +80,9 @@ class FeatureProblems(RateGuard):
 
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Safe is a share below `ratio` times the stable version's plus this much."""
+    sick: Share = 0.5
+    """While the stable version itself lacks more than this share, as when the online store is down, no step is taken
+    unless the canary lacks less: answers without features tell little of a version."""
 
 
 class Predictions(Guard):
