@@ -26,12 +26,21 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class AnnotationCommands:
-    """Commands on one ModelDeployment. `resolve` looks up a version that a command names by its number only."""
+    """Commands on one ModelDeployment.
+
+    Attributes:
+        cluster: the API server.
+        namespace: of the ModelDeployment.
+        name: of the ModelDeployment.
+        resolve: looks up a version that a command names by its number only.
+        read: the ModelDeployment where it has just been read, so that it need not be read again for one look.
+    """
 
     cluster: Cluster
     namespace: str
     name: str
     resolve: Callable[[int], Candidate] | None = None
+    read: Object | None = None
 
     def post(self, command: Command) -> None:
         """Ask for something.
@@ -43,7 +52,7 @@ class AnnotationCommands:
 
     def pending(self) -> tuple[Command, ...]:
         """What was asked for, oldest first."""
-        found = self.cluster.get(MODEL_DEPLOYMENT, self.namespace, self.name)
+        found = self.read or self.cluster.get(MODEL_DEPLOYMENT, self.namespace, self.name)
         return () if found is None else tuple(map(self._resolved, commands_of(found)))
 
     def _resolved(self, command: Command) -> Command:
@@ -59,7 +68,8 @@ class AnnotationCommands:
 
     def done(self, handled: Sequence[str]) -> None:
         """Forget what was handled."""
-        if any(each.id in handled for each in self.pending()):
+        found = self.read or self.cluster.get(MODEL_DEPLOYMENT, self.namespace, self.name)
+        if found is not None and any(each.id in handled for each in commands_of(found)):
             self._change(lambda known: tuple(each for each in known if each.id not in handled))
 
     def _change(self, change: Callable[[tuple[Command, ...]], tuple[Command, ...]]) -> None:

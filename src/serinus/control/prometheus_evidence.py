@@ -17,11 +17,14 @@ from serinus.engines.prometheus import Growth, Prometheus, Value, quoted
 
 _PLACEHOLDER = re.compile(re.escape(VERSION_PLACEHOLDER) + r"(?![A-Za-z0-9_])")
 _FRESH_SCRAPES = 3
+# The last sample before a look is hardly older, where one scrape or two were missed.
+_LOOKBACK_SCRAPES = 4
 # A server that has just begun knows a target only once it has scraped it. What a target counted before that must not be
 # taken for what it counted since: so long, nothing is counted. It is no gap: a look may compare with this beginning.
 _SETTLING_SCRAPES = 2
 _KNOWN = "1d"
 _NAMED_TARGETS = 3
+_ASKED = "serinus_asked"
 # Further back, what was known may have been thrown away, and what is counted anew cannot be told from what is not.
 _LONGEST_ABSENCE = timedelta(hours=6)
 
@@ -79,7 +82,7 @@ class PrometheusSource:
             return nothing, at.isoformat()
         if before.at < self._settled(before.epoch):
             return nothing, before.epoch
-        found = self.server.growth(self._selector(versions), before.at, at)
+        found = self.server.growth(self._selector(versions), before.at, at, _LOOKBACK_SCRAPES * self.interval)
         more = arms(_samples(found), self.model, versions)
         live = {version: added(before.arm(version), more.live[version]) for version in versions}
         shadow = {version: added(before.arm(version, shadow=True), more.shadow[version]) for version in versions}
@@ -106,9 +109,11 @@ class PrometheusSource:
     def _gaps(self, at: datetime) -> list[str]:
         """What is not known of the predictors that Prometheus is to scrape."""
         ours = f"and on (job, instance) last_over_time({COUNTING}{{{self._matchers}}}[{_KNOWN}])"
-        up = self.server.instant(f"up {ours}", at)
-        scraped = _by_target(self.server.instant(f"timestamp(up) {ours}", at))
-        doors = _by_target(self.server.instant(f"{DOOR_UP}{{{self._matchers}}}", at))
+        asked = {"up": f"up {ours}", "scraped": f"timestamp(up) {ours}", "door": f"{DOOR_UP}{{{self._matchers}}}"}
+        found: dict[str, list[Value]] = {name: [] for name in asked}
+        for each in self.server.instant(_together(asked), at):
+            found[each.labels[_ASKED]].append(each)
+        up, scraped, doors = found["up"], _by_target(found["scraped"]), _by_target(found["door"])
         oldest = at.timestamp() - _FRESH_SCRAPES * self.interval.total_seconds()
         if not up:
             return [f"Prometheus scrapes no predictor of {self.model}, or has ceased to"]
@@ -150,6 +155,11 @@ class PrometheusSource:
         if not math.isfinite(value) or value < 0:
             raise EngineError(f"{query} gives {value:g}, which is no count")
         return value
+
+
+def _together(asked: Mapping[str, str]) -> str:
+    """Several expressions as one question; a label tells which one a value answers."""
+    return " or ".join(f'label_replace({query}, "{_ASKED}", "{name}", "", "")' for name, query in asked.items())
 
 
 def _samples(found: Growth) -> list[Sample]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ DRAIN = timedelta(seconds=10)
 """How long a version that gets no requests any more stays: the Gateway may still send it some."""
 
 _OURS = (INFERENCE_SERVICE, SERVICE, DISRUPTION_BUDGET, CONFIG_MAP)
+CHILDREN = (*_OURS, HTTP_ROUTE)
+"""The kinds of what is made for a ModelDeployment."""
 
 
 class Registry(Protocol):
@@ -43,9 +45,11 @@ class Registry(Protocol):
 
 
 class ClusterApi(Protocol):
-    """What is asked of the API server; `engines.kubernetes.Cluster`, or the same with a cache."""
+    """What is asked of the API server: `engines.kubernetes.Cluster`, or the same where all but `fresh` reads a copy."""
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None: ...
+
+    def fresh(self, kind: Kind, namespace: str, name: str) -> Object | None: ...
 
     def all(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
@@ -53,7 +57,7 @@ class ClusterApi(Protocol):
 
     def apply(self, wanted: Object, kind: Kind) -> Object: ...
 
-    def delete(self, kind: Kind, namespace: str, name: str) -> None: ...
+    def delete(self, kind: Kind, namespace: str, name: str, uid: str | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class GatewayTraffic:
 
     def observe(self) -> Observed:
         """See `TrafficEngine.observe`."""
-        route = self._route()
+        # That nothing is in front leads to a first version, so it must be so.
+        route = self._route() or self._asked_for_route()
         shares = gateway.shares_of(route) if route is not None else None
         if shares is None:
             raise NotFound(f"no version of {self._namespace}/{self._name} is in front")
@@ -133,20 +138,25 @@ class GatewayTraffic:
 
     def tidy(self, shares: Shares, now: datetime) -> list[int]:
         """Remove versions that get no requests any more, once the Gateway knows; the versions that went."""
-        route = self._route()
-        if route is None or gateway.shares_of(route) != shares or not gateway.in_force(route):
+        if not self._is_drained(self._route(), shares, now):
             return []
-        if now - _changed(route) < DRAIN:
+        found = [
+            (kind, each)
+            for kind in _OURS
+            for each in self.cluster.all(kind, self._namespace, kserve.labels(self._name))
+            if self._is_stale(each, shares) or (kind is CONFIG_MAP and self._is_unused(each, self.cluster.get))
+        ]
+        # What is deleted stays so: the API server itself must say that it may be.
+        if not found or not self._is_drained(self._asked_for_route(), shares, now):
             return []
         gone = set()
-        for kind in _OURS:
-            for each in self.cluster.all(kind, self._namespace, kserve.labels(self._name)):
-                number = kserve.version_of(each)
-                stale = number is not None and number not in _versions(shares)
-                if stale or (kind is CONFIG_MAP and number is not None and self._unused(each, number)):
-                    self.cluster.delete(kind, self._namespace, each["metadata"]["name"])
-                    if stale and kind is INFERENCE_SERVICE and number is not None:
-                        gone.add(number)
+        for kind, each in found:
+            if not self._is_stale(each, shares) and not self._is_unused(each, self.cluster.fresh):
+                continue
+            self.cluster.delete(kind, self._namespace, each["metadata"]["name"], each["metadata"]["uid"])
+            number = kserve.version_of(each)
+            if kind is INFERENCE_SERVICE and number is not None:
+                gone.add(number)
         return sorted(gone)
 
     def trouble(self, number: int) -> kserve.Trouble | None:
@@ -164,9 +174,25 @@ class GatewayTraffic:
         route = self._route()
         return route is not None and gateway.in_force(route)
 
-    def _unused(self, config: Object, number: int) -> bool:
+    @staticmethod
+    def _is_drained(route: Object | None, shares: Shares, now: datetime) -> bool:
+        """Whether nothing but the shares has been in force for long enough."""
+        if route is None or gateway.shares_of(route) != shares or not gateway.in_force(route):
+            return False
+        return now - _changed(route) >= DRAIN
+
+    @staticmethod
+    def _is_stale(found: Object, shares: Shares) -> bool:
+        """Whether an object is of a version that has no part in the shares."""
+        number = kserve.version_of(found)
+        return number is not None and number not in _versions(shares)
+
+    def _is_unused(self, config: Object, get: Callable[[Kind, str, str], Object | None]) -> bool:
         """Whether a version's pods are told something else by now."""
-        service = self.cluster.get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))
+        number = kserve.version_of(config)
+        if number is None:
+            return False
+        service = get(INFERENCE_SERVICE, self._namespace, kserve.version_name(self._name, number))
         if service is None or not kserve.is_ready(service):
             return False
         volumes = service["spec"]["predictor"].get("volumes", ())
@@ -185,6 +211,9 @@ class GatewayTraffic:
 
     def _route(self) -> Object | None:
         return self.cluster.get(HTTP_ROUTE, self._namespace, self._name)
+
+    def _asked_for_route(self) -> Object | None:
+        return self.cluster.fresh(HTTP_ROUTE, self._namespace, self._name)
 
     def _put(self, shares: Shares) -> None:
         wanted = gateway.route(self.deployment, self.spec.traffic, shares, self.front)

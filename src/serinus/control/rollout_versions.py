@@ -20,17 +20,29 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class RegistryVersions:
-    """Versions by what the spec asks for. `champion` means: the challenger, if it is newer, may earn the place."""
+    """Versions by what the spec asks for. `champion` means: the challenger, if it is newer, may earn the place.
+
+    Attributes:
+        registry: where they are.
+        model: what the spec asks for.
+        known: candidates by their digest; several deployments of a model may share them.
+        serving: the version that is alone in front, where that is known. If it is what is asked for, nothing is to be
+            rolled out, and its archive is not read.
+    """
 
     registry: Registry
     model: ModelRef
-    _known: dict[str, Candidate] = field(default_factory=dict)
-    _settled: int | None = None
+    known: dict[str, Candidate] = field(default_factory=dict)
+    serving: int | None = None
+    _settled: int | None = field(default=None, init=False)
 
     def target(self) -> Candidate | None:
         """The version that is asked for; None where the registry cannot tell."""
         try:
-            return self.candidate(self._wanted())
+            wanted = self._wanted()
+            if wanted.version == self.serving:
+                return Candidate(version=wanted.version, digest=wanted.digest)
+            return self.candidate(wanted)
         except SerinusError as error:
             log.warning("the version that the spec asks for cannot be looked up: %s", error)
             return None
@@ -48,11 +60,11 @@ class RegistryVersions:
         One whose archive is not the one that was registered has none; that it can never be served shows when it is
         started, and is written down with the rollout that ends there.
         """
-        known = self._known.get(version.digest)
+        known = self.known.get(version.digest)
         if known is not None and known.version == version.version:
             return known
         try:
-            known = self._known[version.digest] = self._read(version)
+            known = self.known[version.digest] = self._read(version)
         except IntegrityError as error:
             log.error("%s version %d: %s", version.name, version.version, error)
             return Candidate(version=version.version, digest=version.digest)

@@ -145,7 +145,8 @@ class ModelDeploymentStatus(Status):
     evidence: Annotated[tuple[GuardEvidence, ...], Field(json_schema_extra=_keyed("guard"))] = ()
     """What each guard says about the canary in the present stage."""
     decisions: Annotated[tuple[Decided, ...], Field(max_length=DECISIONS)] = ()
-    """The last decisions, the newest first; a look that changed nothing replaces the one before it."""
+    """The last decisions, the newest first. A look that changed nothing replaces the one before it, and while no
+    version is rolled out it is not written at all."""
 
     def after(self, decision: Decision, generation: int) -> ModelDeploymentStatus:
         """The status once a decision is taken for the spec of a generation; conditions stay as they are."""

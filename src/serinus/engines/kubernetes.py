@@ -24,9 +24,14 @@ MANAGER = "serinus"
 Object = dict[str, Any]
 
 _SECONDS = 15.0
+# A watch is told how far it has come about once a minute: one that is silent for longer has been cut off.
+_SILENT_SECONDS = 150.0
+_PAGE = 500
+# Watches keep a connection each, and workers need some: one more would be made, and thrown away, for each question.
+_CONNECTIONS = 64
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
-_NOT_FOUND, _CONFLICT = 404, 409
+_NOT_FOUND, _CONFLICT, _GONE = 404, 409, 410
 
 
 class Kind(NamedTuple):
@@ -57,6 +62,30 @@ MODEL_DEPLOYMENT = Kind("ModelDeployment", "serinus.dev/v1alpha1", "modeldeploym
 CONTINUOUS_TRAINING = Kind("ContinuousTraining", "serinus.dev/v1alpha1", "continuoustrainings")
 
 
+class Gone(EngineError):
+    """What has changed since the version that was named is known no longer: everything is to be listed again."""
+
+
+class Selection(NamedTuple):
+    """Objects of a kind with these labels, in a namespace or in all."""
+
+    kind: Kind
+    namespace: str | None = None
+    labels: Mapping[str, str] | None = None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """How the API server is asked for them."""
+        return {"labelSelector": ",".join(f"{key}={value}" for key, value in (self.labels or {}).items())}
+
+
+class Change(NamedTuple):
+    """What a watch tells: an object was ADDED, MODIFIED or DELETED, or (BOOKMARK) only how far it has come."""
+
+    what: str
+    found: Object
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster's API server."""
@@ -80,7 +109,9 @@ class Cluster:
                 config.load_kube_config()
             except (ConfigException, OSError) as error:
                 raise EngineError(f"there is no cluster to talk to: {error}", hint="set KUBECONFIG") from error
-        return cls(client.ApiClient())
+        settings = client.Configuration.get_default_copy()
+        settings.connection_pool_maxsize = _CONNECTIONS
+        return cls(client.ApiClient(settings))
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """An object, or None where there is none. One that belongs to no namespace is asked for without."""
@@ -89,13 +120,46 @@ class Cluster:
         except NotFound:
             return None
 
+    fresh = get
+    """The same; where reads come from a copy, this one does not."""
+
     def all(self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[Object]:
         """Objects with these labels, in a namespace or in all."""
-        query = {"labelSelector": ",".join(f"{key}={value}" for key, value in (labels or {}).items())}
-        found = self._call("GET", _path(kind, namespace), query=query)
+        return [each for page, _ in self.pages(Selection(kind, namespace, labels)) for each in page]
+
+    def pages(self, wanted: Selection) -> Iterator[tuple[list[Object], str]]:
+        """Objects, some hundreds at a time, and the version of all that is listed: a watch goes on from there.
+
+        Raises:
+            Gone: it took so long that the rest is known no longer.
+        """
+        query = {**wanted.query, "limit": str(_PAGE)}
         # Items of a list come without what all of them share.
-        same = {"apiVersion": kind.api_version, "kind": kind.name}
-        return [{**same, **each} for each in found["items"]]
+        same = {"apiVersion": wanted.kind.api_version, "kind": wanted.kind.name}
+        while True:
+            found = self._call("GET", _path(wanted.kind, wanted.namespace), query=query)
+            yield [{**same, **each} for each in found["items"]], found["metadata"]["resourceVersion"]
+            if not (token := found["metadata"].get("continue")):
+                return
+            query["continue"] = token
+
+    def watch(self, wanted: Selection, since: str, seconds: int) -> Iterator[Change]:
+        """What changes after a version, as it does, for so long.
+
+        Raises:
+            Gone: the version is too old.
+            EngineError: the server cannot be asked, or has fallen silent.
+        """
+        path = _path(wanted.kind, wanted.namespace)
+        query = {**wanted.query, "watch": "true", "resourceVersion": since, "allowWatchBookmarks": "true"}
+        query["timeoutSeconds"] = str(seconds)
+        with _translating("GET", path):
+            answer = self._ask("GET", path, query, timeout=(_SECONDS, _SILENT_SECONDS))
+            try:
+                for line in _lines(answer):
+                    yield _change(json.loads(line), path)
+            finally:
+                answer.close()
 
     def apply(self, wanted: Object, kind: Kind, *, status: bool = False, manager: str = MANAGER) -> Object:
         """Make an object be as wanted, or (with `status`) its status; again changes nothing.
@@ -138,9 +202,15 @@ class Cluster:
         path = _path(kind, metadata["namespace"], metadata["name"])
         return self._call("PUT", path, query={"fieldManager": MANAGER}, body=wanted)
 
-    def delete(self, kind: Kind, namespace: str, name: str) -> None:
-        """Remove an object, and with it what it owns; none is fine."""
-        body = {"propagationPolicy": "Background"}
+    def delete(self, kind: Kind, namespace: str, name: str, uid: str | None = None) -> None:
+        """Remove an object, and with it what it owns; none is fine.
+
+        Raises:
+            Conflict: there is another one of the name, not the one with the `uid`.
+        """
+        body: Object = {"propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         try:
             self._call("DELETE", _path(kind, namespace, name), body=body)
         except NotFound:
@@ -153,7 +223,8 @@ class Cluster:
             NotFound: there is no such pod.
         """
         path = f"{_path(POD, namespace, pod)}/log"
-        return self._ask("GET", path, query={"container": container}).decode(errors="replace")
+        with _translating("GET", path):
+            return bytes(self._ask("GET", path, {"container": container}).data).decode(errors="replace")
 
     def _call(
         self,
@@ -164,40 +235,62 @@ class Cluster:
         body: Object | None = None,
         content: str = "",
     ) -> Object:
-        try:
-            found: Object = json.loads(self._ask(verb, path, query=query, body=body, content=content))
+        headers = {"Content-Type": content or "application/json"}
+        with _translating(verb, path):
+            found: Object = json.loads(self._ask(verb, path, query, headers=headers, body=body).data)
             return found
-        except ValueError as error:
-            raise EngineError(f"the API server answers no JSON: {error}") from error
 
     def _ask(
         self,
         verb: str,
         path: str,
+        query: Mapping[str, str] | None,
         *,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content: str = "",
-    ) -> bytes:
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        headers = {"Accept": "application/json", "Content-Type": content or "application/json"}
-        try:
-            answer = self.api.call_api(
-                path, verb, query_params=list((query or {}).items()), header_params=headers, body=body,
-                auth_settings=["BearerToken"], _preload_content=False, _request_timeout=_SECONDS,
-            )  # fmt: skip
-            return bytes(answer[0].data)
-        except ApiException as error:
-            raise _translated(error, verb, path) from error
-        except (HTTPError, OSError) as error:
-            raise EngineError(f"the API server does not answer: {error}") from error
+        timeout: float | tuple[float, float] = (_SECONDS, _SECONDS),
+        **rest: Any,
+    ) -> Any:
+        """An answer that is not read yet."""
+        headers = {"Accept": "application/json", **rest.pop("headers", {})}
+        answer = self.api.call_api(
+            path, verb, query_params=list((query or {}).items()), header_params=headers,
+            auth_settings=["BearerToken"], _preload_content=False, _request_timeout=timeout, **rest,
+        )  # fmt: skip
+        return answer[0]
 
 
 def _path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     parts = [kind.root, *(["namespaces", namespace] if namespace else []), kind.plural, *([name] if name else [])]
     return "/".join(parts)
+
+
+def _lines(answer: Any) -> Iterator[bytes]:
+    """Whole lines, as they come."""
+    rest = b""
+    for part in answer.stream(None, decode_content=True):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+
+
+def _change(event: Object, path: str) -> Change:
+    if event["type"] != "ERROR":
+        return Change(event["type"], event["object"])
+    status = event["object"]
+    words = f"{path}: {status.get('message', status)}"
+    raise Gone(words) if status.get("code") == _GONE else EngineError(f"the watch of {words}")
+
+
+@contextmanager
+def _translating(verb: str, path: str) -> Iterator[None]:
+    """The client's errors as ours."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        raise _translated(error, verb, path) from error
+    except (HTTPError, ValueError, OSError) as error:
+        raise EngineError(f"the API server does not answer: {error}") from error
 
 
 def _translated(error: Any, verb: str, path: str) -> EngineError | NotFound | Conflict:
@@ -209,6 +302,8 @@ def _translated(error: Any, verb: str, path: str) -> EngineError | NotFound | Co
         return NotFound(f"{path}: {words}")
     if error.status == _CONFLICT:
         return Conflict(f"{path}: {words}")
+    if error.status == _GONE:
+        return Gone(f"{path}: {words}")
     return EngineError(f"the API server refused {verb} {path} with {error.status}: {words}")
 
 

@@ -274,5 +274,5 @@ def _disruption_budget(served: Served) -> Object:
 
 
 def pod_selector(deployment: str, version: int) -> dict[str, str]:
-    """Labels of a version's pods."""
-    return {_POD_LABEL: version_name(deployment, version)}
+    """Labels of a version's pods: ours came to them by way of KServe."""
+    return {**labels(deployment, version), _POD_LABEL: version_name(deployment, version)}

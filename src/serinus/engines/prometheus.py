@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import ssl
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +28,10 @@ _LOOKBACK = timedelta(minutes=5)
 # How long a series may have had no sample and still go on, not begin anew.
 _MEMORY = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(minutes=15)
+
+
+Key = tuple[tuple[str, str], ...]
+"""A series' labels in order."""
 
 
 class Value(NamedTuple):
@@ -91,6 +97,8 @@ class Prometheus:
         self._connection = connection
         # What may be shown of it.
         self._where = f"Prometheus at {url.copy_with(username=None, password=None, query=None)}"
+        self._lock = threading.Lock()
+        self._client: tuple[ssl.SSLContext, httpx.Client] | None = None
 
     def instant(self, query: str, at: datetime) -> list[Value]:
         """What an expression is at a moment: one value a series, or one without labels.
@@ -105,29 +113,36 @@ class Prometheus:
             raise EngineError(f"the expression {query} is a {data['resultType']}, not one value a series")
         return [Value(each["metric"], float(each["value"][1])) for each in data["result"] if "value" in each]
 
-    def growth(self, selector: str, since: datetime, until: datetime) -> Growth:
+    def growth(self, selector: str, since: datetime, until: datetime, lookback: timedelta = _LOOKBACK) -> Growth:
         """How far the counters that a selector names grew between two moments, the first one excluded.
 
         A series that has vanished grew as far as its last sample; one that appeared began at nought.
 
+        Args:
+            selector: of the series.
+            since: the first moment.
+            until: the second one.
+            lookback: how far back the last sample before the first moment usually is. Where one is older, that costs
+                another question.
+
         Raises:
             EngineError: it cannot be had.
         """
-        total: dict[str, Value] = {}
+        total: dict[Key, Value] = {}
         unfounded = False
         for start, end in _windows(since, until):
-            found = self._growth(selector, start, end)
+            found = self._growth(selector, start, end, lookback)
             unfounded |= found.unfounded
             for labels, value in found.values:
                 key = _key(labels)
                 total[key] = Value(labels, value + (total[key].value if key in total else 0.0))
         return Growth(tuple(total.values()), unfounded)
 
-    def _growth(self, selector: str, since: datetime, until: datetime) -> Growth:
-        seconds = math.ceil((until - since + _LOOKBACK).total_seconds())
+    def _growth(self, selector: str, since: datetime, until: datetime, lookback: timedelta) -> Growth:
+        seconds = math.ceil((until - since + lookback).total_seconds())
         data = self._ask(f"{selector}[{seconds}s]", until)
         border = since.timestamp()
-        bases: dict[str, float] = {}
+        bases: dict[Key, float] = {}
         series: list[tuple[Mapping[str, str], list[float]]] = []
         for each in data["result"]:
             samples = [(float(time), float(value)) for time, value in each.get("values", ())]
@@ -140,7 +155,7 @@ class Prometheus:
         values = tuple(Value(labels, growth(bases.get(_key(labels)), samples)) for labels, samples in series)
         return Growth(values, not bases and any(samples for _, samples in series))
 
-    def _last(self, selector: str, at: datetime) -> dict[str, float]:
+    def _last(self, selector: str, at: datetime) -> dict[Key, float]:
         found = self.instant(f"last_over_time({selector}[{math.ceil(_MEMORY.total_seconds())}s])", at)
         return {_key(each.labels): each.value for each in found}
 
@@ -148,18 +163,17 @@ class Prometheus:
         import httpx
 
         try:
-            with self._client() as client:
-                form = {"query": query, "time": f"{at.timestamp():.3f}", "timeout": f"{self._connection.seconds:g}s"}
-                answer = client.post("/api/v1/query", data=form)
-                if answer.status_code in (401, 403):
-                    raise EngineError(f"{self._where} refuses with {answer.status_code}", hint="is the token right?")
-                content = answer.json()
-                if content["status"] != "success":
-                    raise EngineError(f"{self._where} refused {query}: {content.get('error')}")
-                if content.get("warnings"):
-                    raise EngineError(f"{self._where} has only a part of {query}: {content['warnings'][0]}")
-                data: dict[str, Any] = content["data"]
-                return data
+            form = {"query": query, "time": f"{at.timestamp():.3f}", "timeout": f"{self._connection.seconds:g}s"}
+            answer = self._connected().post("/api/v1/query", data=form, headers=self._headers())
+            if answer.status_code in (401, 403):
+                raise EngineError(f"{self._where} refuses with {answer.status_code}", hint="is the token right?")
+            content = answer.json()
+            if content["status"] != "success":
+                raise EngineError(f"{self._where} refused {query}: {content.get('error')}")
+            if content.get("warnings"):
+                raise EngineError(f"{self._where} has only a part of {query}: {content['warnings'][0]}")
+            data: dict[str, Any] = content["data"]
+            return data
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise EngineError(f"{self._where} does not answer: {reason}") from error
@@ -168,16 +182,22 @@ class Prometheus:
         except OSError as error:
             raise EngineError(f"cannot read the token or the authority for {self._where}: {error}") from error
 
-    def _client(self) -> httpx.Client:
+    def _headers(self) -> dict[str, str]:
+        token = self._connection.token_file
+        return {} if token is None else {"authorization": f"Bearer {token.read_text(encoding='utf-8').strip()}"}
+
+    def _connected(self) -> httpx.Client:
+        """A client that keeps its connections, as long as the same authority is to be trusted."""
         import httpx
 
-        connection = self._connection
-        headers = {}
-        if connection.token_file is not None:
-            headers["authorization"] = f"Bearer {connection.token_file.read_text(encoding='utf-8').strip()}"
-        authority = connection.ca_file
+        connection, authority = self._connection, self._connection.ca_file
         trust = _trust(authority, authority.stat().st_mtime_ns if authority is not None else 0)
-        return httpx.Client(base_url=connection.url, headers=headers, verify=trust, timeout=connection.seconds)
+        with self._lock:
+            if self._client is None or self._client[0] is not trust:
+                client = httpx.Client(base_url=connection.url, verify=trust, timeout=connection.seconds)
+                weakref.finalize(self, client.close)
+                self._client = (trust, client)
+            return self._client[1]
 
 
 @lru_cache(maxsize=4)
@@ -194,8 +214,8 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _key(labels: Mapping[str, str]) -> str:
-    return json.dumps(sorted(labels.items()))
+def _key(labels: Mapping[str, str]) -> Key:
+    return tuple(sorted(labels.items()))
 
 
 def _windows(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:

@@ -6,10 +6,14 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from serinus.control.rollout_cluster import CHILDREN
 from serinus.core.platform import Platform
 from serinus.engines.kfp_cluster import Pipelines, PipelineServer
-from serinus.engines.kubernetes import CONTINUOUS_TRAINING, EVENT, MODEL_DEPLOYMENT, Cluster, Object
+from serinus.engines.kubernetes import CONTINUOUS_TRAINING, EVENT, MODEL_DEPLOYMENT, POD, Cluster, Object
+from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.kubernetes_features import PLATFORM_FILE, SPEC_IN_IMAGE
+from serinus.engines.kubernetes_kserve import MANAGED
+from serinus.engines.kubernetes_watch import Watching
 from serinus.operator.deployments import Deployments
 from serinus.operator.lease import Election
 from serinus.operator.main import LEASE_NAME, Operator
@@ -37,12 +41,15 @@ def operator_of(settings: Settings, cluster: Cluster, platform: Platform) -> tup
         InvalidInput: the platform lacks something that it needs.
     """
     metrics = Metrics()
-    parts = Parts.of(settings, cluster, platform, ClusterEvents(cluster))
+    cached = CachedCluster(cluster, (*CHILDREN, POD), MANAGED, settings.watched)
+    parts = Parts.of(settings, cached, platform, ClusterEvents(cluster))
     deployments = Deployments(cluster, parts, metrics.decided)
     election = Election(cluster, settings.own_namespace, LEASE_NAME, settings.identity)
     trainings = Trainings(cluster, _training_parts(settings, platform, parts), metrics.ran)
     looks = {MODEL_DEPLOYMENT.name: deployments.look, CONTINUOUS_TRAINING.name: trainings.look}
-    return Operator(looks, election, metrics, settings.workers, settings.watched), metrics
+    made = Operator(looks, election, metrics, settings.workers, settings.watched)
+    made.follow(Watching(cluster, cached.stores, made.changed))
+    return made, metrics
 
 
 def _training_parts(settings: Settings, platform: Platform, parts: Parts) -> TrainingParts:

@@ -48,5 +48,12 @@ def merged(
 
 
 def differs(stored: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Whether a status has to be written."""
-    return dict(stored or {}) != dict(wanted)
+    """Whether a status has to be written. That nothing was decided once more while no canary is there is no news."""
+    return _news(stored or {}) != _news(wanted)
+
+
+def _news(status: Mapping[str, Any]) -> dict[str, Any]:
+    first, *rest = status.get("decisions") or [None]
+    if first is None or first["action"] != "hold" or status.get("canary") is not None:
+        return dict(status)
+    return {**status, "decisions": [{**first, "at": None}, *rest]}

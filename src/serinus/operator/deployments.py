@@ -25,6 +25,8 @@ from serinus.operator.parts import Parts
 log = logging.getLogger(__name__)
 
 PAUSE_ANNOTATION = "serinus.dev/paused"
+# After a change that was decided, and after an error. What is waited for else, a version that gets ready or a route
+# that is taken over, brings the next look itself.
 _SOON, _RETRY = 2.0, 10.0
 
 
@@ -45,6 +47,8 @@ class Deployments:
     parts: Parts
     decided: Callable[[Decision], None]
     _versions: dict[tuple[str, str], RegistryVersions] = field(default_factory=dict, init=False)
+    # When it was decided last, where that is not worth a status of its own.
+    _decided: dict[tuple[str, str], datetime] = field(default_factory=dict, init=False)
 
     def look(self, namespace: str, name: str, now: datetime) -> float | None:
         """One look; in how many seconds the next one is due, or None where there is no such resource any more.
@@ -55,6 +59,7 @@ class Deployments:
         found = self.cluster.get(MODEL_DEPLOYMENT, namespace, name)
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._versions.pop((namespace, name), None)
+            self._decided.pop((namespace, name), None)
             return None
         before = _status(found)
         look = self._look(found, before, now)
@@ -93,11 +98,12 @@ class Deployments:
             return self._direct(found, spec, traffic, observed, before)
         ready = _readiness(observed, traffic)
         if not self._due(found, spec, observed, before, now):
-            return Look(before, [ready, *_kept(before)], self._next(spec, before, now))
-        controller = self._controller(found, spec, traffic)
-        decision = controller.look(now)
+            return Look(before, [ready, *_kept(before)], self._next(found, spec, before, now))
+        alone = observed.shares.stable if observed.shares.canary is None else None
+        decision = self._controller(found, spec, traffic, alone).look(now)
+        self._decided[_key(found)] = now
         generation = found["metadata"]["generation"]
-        again = _SOON if decision.action != "hold" or decision.state.phase == "starting" else self._interval(spec)
+        again = _SOON if decision.action != "hold" else self._interval(spec)
         return Look(before.after(decision, generation), [ready, _progress(decision)], again, decision)
 
     def _first(
@@ -121,7 +127,7 @@ class Deployments:
             return Look(
                 before,
                 [Finding(READY, "False", "Starting", words), Finding(PROGRESSING, "True", "Starting", words)],
-                _SOON,
+                self.parts.resync,
             )
         words = f"version {number} is put in front"
         status = before.model_copy(update={"stable": number, "phase": "stable"})
@@ -155,8 +161,7 @@ class Deployments:
         status = before.model_copy(
             update={"phase": "stable", "stable": shown.stable, "canary": shown.canary, "weight": shown.weight or None}
         )
-        again = _SOON if progress.status == "True" else self.parts.resync
-        return Look(status, [_readiness(observed, traffic), progress], again)
+        return Look(status, [_readiness(observed, traffic), progress], self.parts.resync)
 
     def _due(
         self,
@@ -169,30 +174,36 @@ class Deployments:
         """Whether it is time to decide: an interval has passed, or something happened that waits for a decision."""
         if before.observed_generation != found["metadata"]["generation"] or commands_of(found):
             return True
-        if before.phase == "starting" and before.canary is not None and observed.ready.get(before.canary, False):
+        answers = before.canary is not None and observed.ready.get(before.canary, False)
+        if before.phase == "starting" and (answers or observed.broken is not None):
             return True
-        return self._next(spec, before, now) <= 0 or (bool(before.decisions) and before.decisions[0].action != "hold")
+        if before.decisions and before.decisions[0].action != "hold":
+            return True
+        return self._next(found, spec, before, now) <= 0
 
-    def _next(self, spec: ModelDeploymentSpec, before: ModelDeploymentStatus, now: datetime) -> float:
+    def _next(self, found: Object, spec: ModelDeploymentSpec, before: ModelDeploymentStatus, now: datetime) -> float:
         """Seconds until the next decision is due."""
         if not before.decisions:
             return 0.0
-        passed = now - before.decisions[0].at
+        passed = now - max(before.decisions[0].at, self._decided.get(_key(found), before.decisions[0].at))
         if passed < timedelta(0):
             return 0.0  # the clock was set back
         left = self._interval(spec) - passed.total_seconds()
-        return min(max(0.0, left), self.parts.resync) if before.phase != "starting" else min(max(0.0, left), _SOON)
+        return min(max(0.0, left), self.parts.resync)
 
     @staticmethod
     def _interval(spec: ModelDeploymentSpec) -> float:
         assert spec.rollout is not None
         return spec.rollout.interval.total_seconds()
 
-    def _controller(self, found: Object, spec: ModelDeploymentSpec, traffic: GatewayTraffic) -> Controller:
+    def _controller(
+        self, found: Object, spec: ModelDeploymentSpec, traffic: GatewayTraffic, alone: int | None
+    ) -> Controller:
         rollout = spec.rollout
         assert rollout is not None
-        namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
+        namespace, name = _key(found)
         versions = self._known(found, spec)
+        versions.serving = alone
 
         def resolve(number: int) -> Candidate:
             return versions.candidate(self.parts.registry.get(spec.model.name, number))
@@ -204,15 +215,15 @@ class Deployments:
             traffic=traffic,
             evidence=self.parts.evidence(namespace, spec),
             quality=self.parts.quality(namespace, name, spec),
-            commands=AnnotationCommands(self.cluster, namespace, name, resolve),
+            commands=AnnotationCommands(self.cluster, namespace, name, resolve, found),
             ledger=self.parts.database.ledger(_where(found)),
         )
 
     def _known(self, found: Object, spec: ModelDeploymentSpec) -> RegistryVersions:
-        key = (found["metadata"]["namespace"], found["metadata"]["name"])
+        key = _key(found)
         known = self._versions.get(key)
         if known is None or known.model != spec.model:
-            known = self._versions[key] = RegistryVersions(self.parts.registry, spec.model)
+            known = self._versions[key] = self.parts.versions(spec)
         return known
 
     def _number(self, found: Object, spec: ModelDeploymentSpec) -> int:
@@ -262,6 +273,10 @@ def _spec(found: Object) -> ModelDeploymentSpec:
     keep = ("apiVersion", "kind", "metadata", "spec")
     document = {name: value for name, value in found.items() if name in keep}
     return ModelDeployment.model_validate(document, by_alias=True, by_name=False).spec
+
+
+def _key(found: Object) -> tuple[str, str]:
+    return found["metadata"]["namespace"], found["metadata"]["name"]
 
 
 def _where(found: Object) -> str:

@@ -1,8 +1,8 @@
-"""The operator's process: kopf watches, a lease says who decides, workers take one look after another.
+"""The operator's process: kopf watches our resources, a lease says who decides, workers take one look after another.
 
-kopf's part is what it does best, the watching: its handlers only say that something happened. So an operator that
-dies, is upgraded or loses its watch leaves nothing behind that its successor would have to understand, and no resource
-needs a finalizer that could hang.
+kopf's handlers only say that something happened. So an operator that dies, is upgraded or loses its watch leaves
+nothing behind that its successor would have to understand, and no resource needs a finalizer that could hang. What we
+made for a resource is watched for a copy of it (`engines.kubernetes_cache`), which says so too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,16 +18,10 @@ import kopf
 
 from serinus.core.errors import Conflict, SerinusError
 from serinus.core.spec.common import GROUP, VERSION
-from serinus.engines.kubernetes import (
-    CONTINUOUS_TRAINING,
-    DEPLOYMENT,
-    HTTP_ROUTE,
-    INFERENCE_SERVICE,
-    MODEL_DEPLOYMENT,
-    Kind,
-)
+from serinus.engines.kubernetes import CONTINUOUS_TRAINING, DEPLOYMENT, MODEL_DEPLOYMENT, POD, Kind, Object
 from serinus.engines.kubernetes_features import COMPONENT
-from serinus.engines.kubernetes_kserve import MANAGED, NAME_LABEL
+from serinus.engines.kubernetes_kserve import MANAGED, NAME_LABEL, trouble
+from serinus.engines.kubernetes_watch import Watching
 from serinus.operator.lease import Election, utc_now
 from serinus.operator.metrics import Metrics
 from serinus.operator.queue import Key, WorkQueue
@@ -36,6 +30,9 @@ log = logging.getLogger(__name__)
 
 LEASE_NAME = "serinus-operator"
 _FAILED_SECONDS = 10.0
+# What is made together changes together, and is looked at once.
+_TOGETHER = 0.2
+_SYNC_SECONDS = 60.0
 
 Look = Callable[[str, str, datetime], float | None]
 """Takes a namespace, a name and the time; gives the seconds until the next look, or None if the resource is gone."""
@@ -71,13 +68,31 @@ class Operator:
         metrics.leading.set_function(lambda: float(self._leading.is_set()))
         self._stop = threading.Event()
         self._registry = kopf.OperatorRegistry()
+        self._watching_children: Watching | None = None
+        # What a look goes by: changes of anything else are our own news.
+        self._told: dict[Key, Hashable] = {}
         self._watch()
+
+    def follow(self, watching: Watching) -> None:
+        """Have the copy of what we made kept up to date while this runs; it is to tell `changed`."""
+        self._watching_children = watching
+
+    def changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
+        """Have the owner of something that others changed looked at."""
+        if kind == POD and trouble([before] if before else []) == trouble([after] if after else []):
+            return  # that its pods are ready says the InferenceService
+        for each in (before, after):
+            owner = each["metadata"].get("labels", {}).get(NAME_LABEL) if each else None
+            if each and owner:
+                self._queue.add(Key(MODEL_DEPLOYMENT.name, each["metadata"]["namespace"], owner), _TOGETHER)
 
     def run(self, liveness: str | None = None) -> None:
         """Work until told to stop by a signal, or until the Lease is lost."""
         flag = threading.Event()
         elected = threading.Thread(target=self._elect, args=(flag,), name="election", daemon=True)
         working = [threading.Thread(target=self._work, name=f"look-{at}", daemon=True) for at in range(self._workers)]
+        if self._watching_children is not None:
+            self._watching_children.start()
         for each in (elected, *working):
             each.start()
         try:
@@ -85,6 +100,8 @@ class Operator:
         finally:
             self._stop.set()
             self._queue.close()
+            if self._watching_children is not None:
+                self._watching_children.stop()
             for each in (*working, elected):
                 each.join(timeout=30)
             self._election.leave()
@@ -107,6 +124,8 @@ class Operator:
         flag.set()  # a lease that was lost ends the process: what it has in its hands must not be finished
 
     def _work(self) -> None:
+        if self._watching_children is not None and not self._watching_children.wait(_SYNC_SECONDS):
+            log.warning("what is on the cluster is not known yet: every look asks the API server")
         while not self._stop.is_set():
             if not self._leading.wait(timeout=0.5):
                 continue
@@ -136,15 +155,10 @@ class Operator:
         return _FAILED_SECONDS
 
     def _watch(self) -> None:
-        """Tell kopf what to watch: our resources, and what we made for them."""
+        """Tell kopf what to watch."""
         for kind in (MODEL_DEPLOYMENT, CONTINUOUS_TRAINING):
             if kind.name in self._looks:
                 kopf.on.event(GROUP, VERSION, kind.plural, registry=self._registry)(self._happened(kind))
-        if MODEL_DEPLOYMENT.name in self._looks:
-            for kind in (INFERENCE_SERVICE, HTTP_ROUTE):
-                group, version = kind.api_version.split("/")
-                labels = {"app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
-                kopf.on.event(group, version, kind.plural, registry=self._registry, labels=labels)(self._child)
         if CONTINUOUS_TRAINING.name in self._looks:
             own = {**COMPONENT, "app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
             group, version = DEPLOYMENT.api_version.split("/")
@@ -153,14 +167,19 @@ class Operator:
         kopf.on.login(registry=self._registry)(kopf.login_via_client)
 
     def _happened(self, kind: Kind) -> Callable[..., None]:
-        def handler(namespace: str | None, name: str, **_: Any) -> None:
-            self._queue.add(Key(kind.name, namespace or "", name))
+        def handler(namespace: str | None, name: str, meta: Mapping[str, Any], type: str | None, **_: Any) -> None:
+            key = Key(kind.name, namespace or "", name)
+            if type == "DELETED":
+                self._told.pop(key, None)
+                return self._queue.add(key)
+            annotations = frozenset(meta.get("annotations", {}).items())
+            told = (meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp"), hash(annotations))
+            if self._told.get(key) != told or type != "MODIFIED":
+                self._told[key] = told
+                self._queue.add(key)
+            return None
 
         return handler
-
-    def _child(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        if owner := labels.get(NAME_LABEL):
-            self._queue.add(Key(MODEL_DEPLOYMENT.name, namespace or "", owner))
 
     def _feature_pod(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         if owner := labels.get(NAME_LABEL):

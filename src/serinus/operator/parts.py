@@ -11,14 +11,16 @@ from typing import Protocol
 from serinus.control.prometheus_evidence import PrometheusSource
 from serinus.control.quality_cluster import ClusterQuality
 from serinus.control.rollout import Evidence, QualitySource
-from serinus.control.rollout_cluster import GatewayTraffic
+from serinus.control.rollout_cluster import ClusterApi, GatewayTraffic
+from serinus.control.rollout_versions import RegistryVersions
 from serinus.core.errors import InvalidInput
 from serinus.core.evidence import QualityEvidence, Snapshot
 from serinus.core.platform import Platform
-from serinus.core.rollout import RolloutState
+from serinus.core.rollout import Candidate, RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
 from serinus.engines.kubernetes import Cluster, Object
+from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.ledger_sql import LedgerDatabase
 from serinus.engines.mlflow import Registry
 from serinus.engines.prometheus import Connection, Prometheus
@@ -38,17 +40,25 @@ class Parts:
 
     settings: Settings
     cluster: Cluster
+    children: ClusterApi
     registry: Registry
     database: LedgerDatabase
     events: Events
     platform: Platform
     front: FrontFeatures
+    candidates: dict[str, Candidate] = field(default_factory=dict, init=False)
     _qualities: dict[tuple[str, str], ClusterQuality] = field(default_factory=dict, init=False)
     _prometheus: Prometheus | None = field(default=None, init=False)
 
     @classmethod
-    def of(cls, settings: Settings, cluster: Cluster, platform: Platform, events: Events) -> Parts:
+    def of(cls, settings: Settings, cluster: CachedCluster, platform: Platform, events: Events) -> Parts:
         """
+        Args:
+            settings: the operator's.
+            cluster: the API server; what we made is read from a copy.
+            platform: where everything else is.
+            events: where events are written.
+
         Raises:
             InvalidInput: the platform has no place for the ledger.
         """
@@ -56,8 +66,8 @@ class Parts:
             raise InvalidInput("the platform has no ledger_uri", hint="such as postgresql+psycopg2://user@host/serinus")
         registry = CachedRegistry(platform.tracking_uri, platform.artifact_uri)
         database = LedgerDatabase(platform.ledger_uri)
-        front = FrontFeatures(cluster, settings.front)
-        return cls(settings, cluster, registry, database, events, platform, front)
+        front = FrontFeatures(cluster.cluster, settings.front)
+        return cls(settings, cluster.cluster, cluster, registry, database, events, platform, front)
 
     @property
     def resync(self) -> float:
@@ -66,7 +76,11 @@ class Parts:
 
     def traffic(self, deployment: Object, spec: ModelDeploymentSpec) -> GatewayTraffic:
         """The traffic engine of a ModelDeployment."""
-        return GatewayTraffic(self.cluster, deployment, spec, self.registry, self.settings.front)
+        return GatewayTraffic(self.children, deployment, spec, self.registry, self.settings.front)
+
+    def versions(self, spec: ModelDeploymentSpec) -> RegistryVersions:
+        """The registry's part in the rollouts of a deployment. What was read of a version serves all of them."""
+        return RegistryVersions(self.registry, spec.model, self.candidates)
 
     def evidence(self, namespace: str, spec: ModelDeploymentSpec) -> Evidence:
         """Where totals of a deployment's traffic come from."""
@@ -101,7 +115,9 @@ class Parts:
 
 
 class CachedRegistry(Registry):
-    """A registry that is asked for a version by number once, for that never changes, and for an alias now and then.
+    """A registry that is asked for a version by number once, for that never changes, and for aliases now and then.
+
+    Versions that are remembered name no aliases.
 
     Args:
         tracking_uri: see `Registry`.
@@ -112,37 +128,35 @@ class CachedRegistry(Registry):
     def __init__(self, tracking_uri: str, artifact_uri: str | None = None, seconds: float = 5.0) -> None:
         super().__init__(tracking_uri, artifact_uri)
         self._known: dict[tuple[str, int], ModelVersion] = {}
-        self._aliased: dict[tuple[str, str], tuple[float, ModelVersion | None]] = {}
+        self._aliased: dict[str, tuple[float, dict[str, int]]] = {}
         self._seconds = seconds
 
     def find(self, name: str, which: int | str) -> ModelVersion | None:
         """See `Registry.find`."""
-        if isinstance(which, int):
-            return super().find(name, which)
-        known = self._aliased.get((name, which))
-        if known is not None and time.monotonic() - known[0] < self._seconds:
-            return known[1]
-        found = super().find(name, which)
-        self._aliased[name, which] = (time.monotonic(), found)
-        return found
+        number = which if isinstance(which, int) else self._numbers(name).get(which)
+        if number is None:
+            return None
+        known = self._known.get((name, number))
+        if known is None and (found := super().find(name, number)) is not None:
+            known = self._known[name, number] = found.model_copy(update={"aliases": ()})
+        return known
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """See `Registry.set_alias`."""
         super().set_alias(name, alias, version)
-        self._aliased.clear()
+        self._aliased.pop(name, None)
 
     def promote(self, name: str, version: int) -> None:
         """See `Registry.promote`."""
         super().promote(name, version)
-        self._aliased.clear()
+        self._aliased.pop(name, None)
 
-    def get(self, name: str, which: int | str) -> ModelVersion:
-        """See `Registry.get`."""
-        if isinstance(which, int) and (name, which) in self._known:
-            return self._known[name, which]
-        found = super().get(name, which)
-        self._known[name, found.version] = found
-        return found
+    def _numbers(self, name: str) -> dict[str, int]:
+        """Versions by alias, all at once: a look asks for two of them."""
+        known = self._aliased.get(name)
+        if known is None or time.monotonic() - known[0] >= self._seconds:
+            known = self._aliased[name] = (time.monotonic(), self._aliases(name))
+        return known[1]
 
 
 class _NoEvidence:
