@@ -118,14 +118,14 @@ def _reads(predictor: Predictor, columns: list[Any], rows: int) -> dict[str, flo
     lookup = predictor._lookup
     wanted = [[lookup._wanted(view, view.keys(each, rows), LookedUp()) for view in lookup._views] for each in columns]
     reads = [
-        [Read(wish.view.name, list(map(wish.view.proto, wish.missing)), wish.view.features) for wish in each]
+        [Read(wish.view.name, list(map(wish.view.asked, wish.missing)), wish.view.features) for wish in each]
         for each in wanted
     ]
     answers = [list(zip(each, lookup._reader.read(reads[at]), strict=True)) for at, each in enumerate(wanted)]
     return {
-        "of it Feast's online_read": _best(lambda at: lookup._reader.read(reads[at]), len(reads)),
-        "of it protobuf values into rows": _best(
-            lambda at: [[wish.view.decode(*row) for row in answer] for wish, answer in answers[at]], len(answers)
+        "of it the store's answer": _best(lambda at: lookup._reader.read(reads[at]), len(reads)),
+        "of it its values into rows": _best(
+            lambda at: [[wish.view.decode(row) for row in answer] for wish, answer in answers[at]], len(answers)
         ),
     }
 

@@ -18,6 +18,7 @@ import psutil
 
 from benchmarks.serving.given import Ground
 from benchmarks.serving.measure import Roots
+from serinus.engines.scheduling import take_turns
 
 HERE = Path(__file__).parent
 Body = Callable[[dict[str, Any]], bytes]
@@ -41,13 +42,15 @@ def v1(row: dict[str, Any]) -> bytes:
 def processes(
     commands: Mapping[str, Sequence[str]], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Roots]:
-    """Run commands, their words in a log file; ends them and all their descendants."""
+    """Run commands, scheduled as ours are, their words in a log file; ends them and all their descendants."""
     started: dict[str, subprocess.Popen[bytes]] = {}
     own = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     with log.open("ab") as words:
         try:
             for label, command in commands.items():
-                started[label] = subprocess.Popen(command, stdout=words, stderr=words, env=own, cwd=HERE.parents[2])
+                started[label] = subprocess.Popen(
+                    command, stdout=words, stderr=words, env=own, cwd=HERE.parents[2], preexec_fn=take_turns
+                )
             yield {label: process.pid for label, process in started.items()}
         finally:
             for process in started.values():

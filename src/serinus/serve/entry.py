@@ -20,6 +20,7 @@ from typing import Any
 
 from serinus.core.errors import IntegrityError, InvalidInput, NotFound, SerinusError
 from serinus.engines.files import sha256, write_text
+from serinus.engines.scheduling import take_turns
 from serinus.serve import drain
 from serinus.serve.drain import Drain
 
@@ -85,6 +86,7 @@ def main(arguments: list[str]) -> None:
         shutil.rmtree(launch.temporary, ignore_errors=True)
         Path(launch.temporary).mkdir(mode=0o700, parents=True)
         environment["TMPDIR"] = launch.temporary
+    take_turns()
     if launch.drain is not None:
         sys.exit(drain.run(launch.command, environment, launch.drain))
     os.execvpe(launch.command[0], launch.command, environment)  # noqa: S606

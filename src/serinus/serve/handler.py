@@ -351,10 +351,11 @@ def online_source(config: ServingConfig, signature: Signature) -> Callable[[], O
 
     def connect() -> OnlineSource:
         from serinus.engines.feast import FeatureStore
+        from serinus.engines.feast_redis import RedisRows
 
         store = FeatureStore.open(config.platform, config.feature_project)
         views, feast_config, online_store = store.online_views([view.name for view in signature.views])
-        return OnlineSource(online_store, feast_config, views)
+        return OnlineSource(online_store, feast_config, views, RedisRows.of(online_store, feast_config))
 
     return connect
 

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from serinus.core.errors import InvalidInput
@@ -48,6 +49,7 @@ _VALUE_FIELDS = {
 }
 _DUMMY_KEY = "__dummy_id"
 _KEYS_KEPT = 20_000
+_VALUES_KEPT = 4096
 _NAN = float("nan")
 Key = tuple[Any, ...]
 
@@ -101,8 +103,15 @@ class ViewLookup:
                 hint="the feature store was changed after the model was trained: apply the definitions it came with",
             )
         self._key_fields = [_key_field(name, signature.join_keys[name]) for name in self.fields]
-        # A key's message costs more to make than to send, and never changes.
-        self.proto = lru_cache(maxsize=_KEYS_KEPT)(self._proto)
+        # What a key is asked by costs more to make than to send, and never changes.
+        direct = source.direct
+        command = direct.commands(source.views[view.name], self.features) if direct else None
+        self.asked = lru_cache(maxsize=_KEYS_KEPT)(
+            lambda key: command(self._proto(key)) if command else self._proto(key)
+        )
+        self.decode: Callable[[Any], Row | None] = self._decode_fields if direct else self._decode
+        self._plain_numbers = self._plain(self._number_fields, _NAN)
+        self._plain_categories = self._plain(self._category_fields, None)
 
     def keys(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Key]:
         """The entity key of each row; None inside where the request knows no entity."""
@@ -116,11 +125,12 @@ class ViewLookup:
         values = [Value(**{name: value}) for name, value in zip(self._key_fields, key, strict=True)]
         return EntityKey(join_keys=self.join_keys, entity_values=values or [Value(string_val="")])
 
-    def decode(self, known_at: datetime | None, values: Mapping[str, Any] | None) -> Row | None:
-        """One row of the store's answer, None if its values have other types than the model takes.
+    def _decode(self, answer: tuple[datetime | None, Mapping[str, Any] | None]) -> Row | None:
+        """One row of Feast's answer, None if its values have other types than the model takes.
 
         A naive time is UTC, as everywhere in Feast.
         """
+        known_at, values = answer
         if not values or known_at is None:
             return self.absent
         moment = known_at if known_at.tzinfo is not None else known_at.replace(tzinfo=UTC)
@@ -131,13 +141,54 @@ class ViewLookup:
                 _values(values, self._category_fields, None),
             )
         except InvalidInput as error:
-            if not self._complained:
-                log.error("feature view %s: %s", self.name, error)
-            self._complained = True
+            self._complain(error)
             return None
         if row.known_at == 0 and not any(proto.WhichOneof("val") for proto in values.values()):
             return self.absent  # what Feast makes of a key that Redis does not have
         return row
+
+    def _decode_fields(self, fields: Sequence[bytes | None]) -> Row | None:
+        """The same of what Redis itself has: bytes of each feature in order, then of the event time."""
+        *contents, moment = fields
+        if not moment and not any(contents):
+            return self.absent
+        try:
+            return Row(
+                _moment(moment) if moment else 0,
+                tuple([value(fields[at]) for at, value in self._plain_numbers]),
+                tuple([value(fields[at]) for at, value in self._plain_categories]),
+            )
+        except (InvalidInput, DecodeError, ValueError, OverflowError) as error:  # not what Feast writes
+            self._complain(error)
+            return None
+
+    def _plain(
+        self, fields: Sequence[tuple[str, str]], missing: Any
+    ) -> list[tuple[int, Callable[[bytes | None], Any]]]:
+        """Each feature's place and decoder, which keeps what it has decoded: values repeat."""
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        def decoder(feature: str, name: str) -> Callable[[bytes | None], Any]:
+            return lru_cache(maxsize=_VALUES_KEPT)(
+                lambda content: _value({feature: Value.FromString(content or b"")}, feature, name, missing)
+            )
+
+        return [(self.features.index(feature), decoder(feature, name)) for feature, name in fields]
+
+    def _complain(self, error: Exception) -> None:
+        """Once, in the log: the row counts as one that the store did not give."""
+        if not self._complained:
+            log.error("feature view %s: %s", self.name, error)
+        self._complained = True
+
+
+@lru_cache(maxsize=_VALUES_KEPT)
+def _moment(content: bytes) -> int:
+    """An event time in microseconds, from the bytes that Feast keeps in Redis, rounded as Feast does."""
+    from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
+
+    moment = Timestamp.FromString(content)
+    return microseconds(datetime.fromtimestamp(moment.seconds + moment.nanos / 1_000_000_000.0, tz=UTC))
 
 
 def _values(values: Mapping[str, Any], fields: Sequence[tuple[str, str]], missing: Any) -> tuple[Any, ...]:
@@ -241,7 +292,7 @@ class Lookup:
         found = LookedUp()
         wanted = [self._wanted(view, view.keys(columns, len(moments)), found) for view in self._views]
         reads = [
-            Read(wish.view.name, [wish.view.proto(key) for key in wish.missing], wish.view.features)
+            Read(wish.view.name, [wish.view.asked(key) for key in wish.missing], wish.view.features)
             for wish in wanted
             if wish.missing
         ]
@@ -288,7 +339,7 @@ class Lookup:
             found.failed_reads += 1
             fresh: list[Row | None] = [None] * len(wish.missing)
         else:
-            fresh = [wish.view.decode(known_at, values) for known_at, values in answer]
+            fresh = [wish.view.decode(row) for row in answer]
         cache = self._caches.get(wish.view.name)
         if cache is not None and fresh:
             cache.put({key: row for key, row in zip(wish.missing, fresh, strict=True) if row}, time.monotonic())

@@ -2,7 +2,8 @@
 
 Stores block: on a lock, on a network that swallows packets. Reads therefore happen on a thread of their own, and a
 batch waits for a bounded time. While a read hangs, later batches are told at once; when it comes back the store is in
-use again, and one that never comes back is left behind with its connections.
+use again, and one that never comes back is left behind with its connections. Where a store has a direct way in
+(`engines.feast_redis`), all views of a batch are read by that at once, else one after another by Feast's `online_read`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feast import FeatureView, RepoConfig
     from feast.infra.online_stores.online_store import OnlineStore
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+    from serinus.engines.feast_redis import RedisRows
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +34,15 @@ _PATIENCE = 10
 
 @dataclass(frozen=True, slots=True)
 class OnlineSource:
-    """What Feast needs for a read: the store, its configuration, and the views by the name the model knows them by."""
+    """What Feast needs for a read: the store, its configuration, and the views by the name the model knows them by.
+
+    `direct` is the direct way into the store, if there is one.
+    """
 
     store: OnlineStore
     config: RepoConfig
     views: Mapping[str, FeatureView]
+    direct: RedisRows | None = None
 
     def join_keys(self, view: str) -> dict[str, str]:
         """A view's own join keys, in Feast's order, each with the request field that holds it."""
@@ -45,10 +53,10 @@ class OnlineSource:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One view's distinct entity keys and features."""
+    """One view's distinct keys, as Feast's messages or, for a direct way, its commands; and the features."""
 
     view: str
-    keys: list[EntityKey]
+    keys: list[EntityKey] | list[bytes]
     features: list[str]
 
 
@@ -59,7 +67,8 @@ class Failed:
     reason: str
 
 
-Answer = list[tuple[Any, Any]] | Failed
+Answer = list[Any] | Failed
+"""A row for each key: Feast's event time and values, or a direct way's fields."""
 
 
 @dataclass(slots=True)
@@ -146,9 +155,27 @@ def _work(connect: Callable[[], OnlineSource], jobs: queue.SimpleQueue[_Job | No
         except Exception as error:  # the next batch tries again
             job.answers += [Failed(f"{type(error).__name__}: {error}")] * len(job.reads)
         else:
-            for read in job.reads:
-                job.answers.append(_read(source, read))
+            if source.direct is not None:
+                job.answers += _read_directly(source.direct, job.reads)
+            else:
+                for read in job.reads:
+                    job.answers.append(_read(source, read))
         job.done.release()
+
+
+def _read_directly(direct: RedisRows, reads: Sequence[Read]) -> list[Answer]:
+    commands: list[Any] = list(chain.from_iterable(read.keys for read in reads))
+    try:
+        rows = iter(direct.read(commands))
+    except Exception as error:  # as in `_read`
+        return [Failed(f"{type(error).__name__}: {error}")] * len(reads)
+    return [_whole(list(islice(rows, len(read.keys)))) for read in reads]
+
+
+def _whole(rows: list[Any]) -> Answer:
+    """A view's rows, unless the store refused one."""
+    refusal = next((row for row in rows if isinstance(row, Exception)), None)
+    return rows if refusal is None else Failed(f"{type(refusal).__name__}: {refusal}")
 
 
 def _read(source: OnlineSource, read: Read) -> Answer:
