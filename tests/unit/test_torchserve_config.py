@@ -51,6 +51,11 @@ def test_the_spec_decides_workers_batches_queue_and_time_limit() -> None:
     assert found["load_models"] == "flights=flights-3.mar"
 
 
+def test_one_thread_reads_requests_and_one_talks_with_workers() -> None:
+    found = properties(INSTANCE, Predictor(workers=4))
+    assert (found["number_of_netty_threads"], found["netty_client_threads"]) == ("1", "1")
+
+
 def test_all_five_servers_listen_on_the_loopback_and_take_no_configuration_from_the_environment() -> None:
     found = properties(INSTANCE, Predictor())
     for name, port in (("inference", 20001), ("management", 20002), ("metrics", 20003)):

@@ -111,6 +111,9 @@ def properties(instance: Instance, predictor: Predictor, body_limit: int = BODY_
         "number_of_gpu": "0",
         "allowed_urls": "file://nowhere",
         "async_logging": "true",
+        # One thread for all of Envoy's connections reads what has come on them in one turn; more only wake each other.
+        "number_of_netty_threads": "1",
+        "netty_client_threads": "1",
         "job_queue_size": str(predictor.queue_size),
         "default_response_timeout": str(_whole_seconds(predictor.timeout)),
         "default_workers_per_model": str(predictor.workers),
