@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,12 @@ def test_a_broken_launch_file_is_said(tmp_path: Path, text: str) -> None:
 def test_a_missing_launch_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         Launch.read(tmp_path / "launch.json")
+
+
+def test_the_command_and_what_it_starts_take_turns_with_others(tmp_path: Path) -> None:
+    asked = "import os; print(os.sched_getscheduler(0), flush=True); "
+    child = asked + f"import subprocess, sys; subprocess.run([sys.executable, '-c', {asked!r}], check=True)"
+    Launch(command=(sys.executable, "-c", child), environment={}).write(tmp_path / "launch.json")
+    with start(tmp_path / "launch.json") as process:
+        out, _ = process.communicate(timeout=60)
+    assert out.split() == [str(os.SCHED_BATCH)] * 2
