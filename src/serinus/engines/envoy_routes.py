@@ -116,8 +116,8 @@ def route_configuration(door: Door) -> dict[str, Any]:
     refused = _refusals(model, allowed)
     return {
         "name": ROUTES,
-        # A client's own would be believed.
-        "request_headers_to_remove": [SHADOW_HEADER],
+        # A client's own mark would be believed; Envoy's word on the scheme nobody reads.
+        "request_headers_to_remove": [SHADOW_HEADER, "x-forwarded-proto"],
         # Metadata names every column; the default limit of 4 kB is soon reached.
         "max_direct_response_body_size_bytes": 1024 * 1024,
         "virtual_hosts": [
