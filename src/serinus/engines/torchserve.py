@@ -30,6 +30,8 @@ BODY_LIMIT = 10 * 1024 * 1024
 """Bytes of a request's body, at most, where the spec does not say otherwise."""
 
 _HEAP = "512m"
+# One thread for all of Envoy's connections reads what has come on them in one turn; more only wake each other.
+_THREADS = {"number_of_netty_threads": "1", "netty_client_threads": "1"}
 _START_SECONDS = 120
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: \S")
 # What a worker prints for each request or batch; everything else of its output is kept.
@@ -111,9 +113,7 @@ def properties(instance: Instance, predictor: Predictor, body_limit: int = BODY_
         "number_of_gpu": "0",
         "allowed_urls": "file://nowhere",
         "async_logging": "true",
-        # One thread for all of Envoy's connections reads what has come on them in one turn; more only wake each other.
-        "number_of_netty_threads": "1",
-        "netty_client_threads": "1",
+        **_THREADS,
         "job_queue_size": str(predictor.queue_size),
         "default_response_timeout": str(_whole_seconds(predictor.timeout)),
         "default_workers_per_model": str(predictor.workers),
