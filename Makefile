@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # pytest processes; the real engines that the tests start take memory and cores of their own.
 WORKERS ?= 2
-# How much of a cluster the tests on one get: api, control or node (tests/cluster/README.md).
+# How much of a cluster the tests on one get: api, control, node or pipelines (tests/cluster/README.md).
 LEVEL ?= api
 ARGS ?=
 # For `make images`. The local one is made of Debian's packages: BASE=localhost/serinus-base:bookworm
@@ -40,10 +40,11 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
 
-# A node serves models by this image, where `make images` has left it.
-NODE_IMAGE = $(if $(filter node,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/serving.tar)))
+# A node serves models by the one image, and pipelines train them in the other, where `make images` has left them.
+NODE_IMAGE = $(if $(filter node pipelines,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/serving.tar))) \
+	$(if $(filter pipelines,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/pipeline.tar)))
 
-test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods)
+test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods; LEVEL=pipelines)
 	@mkdir -p build/reports
 	@$(PY) -m tests.cluster.tools
 	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run $(NODE_IMAGE) -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)

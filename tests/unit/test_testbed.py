@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +15,8 @@ import pytest
 from cryptography import x509
 
 from serinus.engines.processes import ProcessId, is_alive
-from tests.cluster.testbed import build
+from tests.cluster.testbed import build, images
+from tests.cluster.testbed.levels import LEVELS, VARIABLE, expected
 from tests.cluster.testbed.pki import Authority
 from tests.cluster.testbed.processes import Server, Servers
 from tests.support import eventually
@@ -68,14 +73,50 @@ def test_a_record_of_another_process_is_not_believed(servers: Servers, tmp_path:
 
 
 def test_a_build_is_known_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {level: build.digest(level) for level in ("api", "node")}
-    assert before["api"] != before["node"]
+    before = {level: build.digest(level) for level in ("api", "node", "pipelines")}
+    assert len(set(before.values())) == len(before)
     shutil.copytree(build.HERE, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(build, "HERE", tmp_path / "copy")
     assert {level: build.digest(level) for level in before} == before
     (tmp_path / "copy" / "go.sum").write_text("", encoding="utf-8")
     assert build.digest("api") != before["api"]
     assert build.digest("node") != before["node"]
+    assert build.digest("pipelines") == before["pipelines"]
+    (tmp_path / "copy" / "kubeflow.py").write_text("", encoding="utf-8")
+    assert build.digest("pipelines") != before["pipelines"]
+
+
+def test_an_image_is_put_on_top_of_another(tmp_path: Path) -> None:
+    for name in ("below", "above"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name, encoding="ascii")
+    images.of_folder(tmp_path / "below", tmp_path / "base.tar")
+    images.on_top(tmp_path / "base.tar", tmp_path / "above", tmp_path / "both.tar")
+    with tarfile.open(tmp_path / "both.tar") as archive:
+        (image,) = json.loads(content(archive, "manifest.json"))
+        layers = [content(archive, each) for each in image["Layers"]]
+        config = json.loads(content(archive, image["Config"]))
+    assert image["RepoTags"] == [images.reference("both")]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+    assert [names(layer) for layer in layers] == [["below.txt"], ["above.txt"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["above", "base.tar", "below", "both.tar"]
+
+
+def names(layer: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(layer)) as files:
+        return files.getnames()
+
+
+def content(archive: tarfile.TarFile, name: str) -> bytes:
+    found = archive.extractfile(name)
+    assert found is not None
+    return found.read()
+
+
+@pytest.mark.parametrize(("level", "there"), [("api", ["api"]), ("pipelines", list(LEVELS))])
+def test_levels_have_all_of_those_before(level: str, there: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, level)
+    assert [part for part in LEVELS if expected(part)] == there
 
 
 def test_what_was_built_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

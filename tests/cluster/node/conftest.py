@@ -16,10 +16,11 @@ import pytest
 from tests.cluster.conftest import ROOT, Kubectl
 from tests.cluster.testbed.cluster import Cluster
 from tests.cluster.testbed.images import reference
+from tests.cluster.testbed.levels import expected
 from tests.support import eventually
 from tests.support_rollout_cluster import ClusterSite, OperatorProcess, cluster_policy
 
-AT_LEVEL = os.environ.get("SERINUS_TESTBED_LEVEL") == "node"
+AT_LEVEL = expected("node")
 IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 ECHO = (Path(__file__).parent / "echo.py").read_text(encoding="utf-8")
 

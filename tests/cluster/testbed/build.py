@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.testbed import gateway, images, kserve, modules
+from tests.cluster.testbed import gateway, images, kserve, kubeflow, modules
+from tests.cluster.testbed.levels import LEVELS, includes
 
 HERE = Path(__file__).parent
-# Each level is made of these; a node of more.
+# Each level is made of these; a node of more. What only pipelines need is made apart.
 SOURCES = ("go.mod", "go.sum", "build.sh", "cmd/hyperkube/*.go")
 NODE_SOURCES = ("cmd/*/*.go", "build.py", "images.py", "modules.py")
+PIPELINES_SOURCES = ("images.py", "kubeflow.py", "metadata.txt", "modules.py")
 
 
 def programs(level: str) -> Path:
@@ -25,7 +26,19 @@ def programs(level: str) -> Path:
     Raises:
         RuntimeError: they cannot be built.
     """
+    level = min(level, "node", key=LEVELS.index)
     return _kept(f"{level}-{digest(level)}", lambda folder: _build(level, folder))
+
+
+def pipelines() -> Path:
+    """The folder with what the level `pipelines` has besides, made now if it is not in the cache.
+
+    Raises:
+        RuntimeError: it cannot be made.
+    """
+    base = base_image()
+    made_of = hashlib.sha256(f"{digest('pipelines')}\0{base.parent.name}\0{kubeflow.KFP}".encode()).hexdigest()[:16]
+    return _kept(f"pipelines-{made_of}", lambda folder: kubeflow.build(folder, base))
 
 
 def base_image() -> Path:
@@ -39,8 +52,8 @@ def base_image() -> Path:
 
 
 def digest(level: str) -> str:
-    """Digest of everything that decides what is built."""
-    patterns = (*SOURCES, *(NODE_SOURCES if level == "node" else ()))
+    """Digest of everything in this folder that decides what is built for a level."""
+    patterns = {"node": (*SOURCES, *NODE_SOURCES), "pipelines": PIPELINES_SOURCES}.get(level, SOURCES)
     sources = sorted({path for pattern in patterns for path in HERE.glob(pattern)})
     found = hashlib.sha256()
     for path in sources:
@@ -72,7 +85,7 @@ def _build(level: str, folder: Path) -> None:
     result = subprocess.run([*modules.NICE, HERE / "build.sh", level, folder], stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
         raise RuntimeError(f"{HERE / 'build.sh'} {level} failed with exit code {result.returncode}")
-    if level == "node":
+    if includes(level, "node"):
         _add_modules(folder)
         for name in ("pause", "coredns"):
             images.of_program(folder / name, folder / f"{name}.tar")
@@ -84,7 +97,7 @@ def _add_modules(folder: Path) -> None:
     module = modules.download(modules.CONTOUR)
     modules.build(module, "./cmd/contour", folder / "contour")
     paths = [*sorted(definitions.glob("*.yaml")), module / "examples" / "contour" / "01-crds.yaml"]
-    _keep(folder / gateway.OBJECTS, *(path.read_text(encoding="utf-8") for path in paths))
+    modules.keep(folder / gateway.OBJECTS, *(path.read_text(encoding="utf-8") for path in paths))
 
     module = modules.download(modules.KSERVE)
     modules.build(module, "./cmd/manager", folder / kserve.PROGRAM)
@@ -92,12 +105,6 @@ def _add_modules(folder: Path) -> None:
     kustomized = subprocess.run(kustomize, capture_output=True, text=True, check=True).stdout
     # Its kustomization leaves its ConfigMap out.
     settings = (module / "config" / "configmap" / "inferenceservice.yaml").read_text(encoding="utf-8")
-    _keep(folder / kserve.OBJECTS, kustomized, settings)
+    modules.keep(folder / kserve.OBJECTS, kustomized, settings)
 
     modules.build(modules.download(modules.PROMETHEUS), "./cmd/prometheus", folder / "prometheus")
-
-
-def _keep(path: Path, *manifests: str) -> None:
-    """Keep objects in a form that is read in no time."""
-    found = [each for text in manifests for each in modules.documents(text)]
-    path.write_text(json.dumps(found), encoding="utf-8")

@@ -9,18 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.cluster.testbed import backing, control, gateway, kserve, node
-from tests.cluster.testbed.build import base_image, programs
+from tests.cluster.testbed import backing, build, control, gateway, kserve, kubeflow, node, pipelines, storage
 from tests.cluster.testbed.cgroups import ControlGroups
+from tests.cluster.testbed.levels import LEVELS, includes
 from tests.cluster.testbed.mounts import Mounts
 from tests.cluster.testbed.network import Network
 from tests.cluster.testbed.processes import Servers
 from tests.cluster.testbed.site import ADDRESS, SERVICES, SYSTEM, Site
-
-LEVELS = ("api", "control", "node")
-"""How much of a cluster, each level with all of those before it. `api` (etcd, kube-apiserver) is enough for
-definitions, validation and RBAC; `control` also collects garbage, ends namespaces and makes service accounts; `node`
-runs pods, and has KServe, a Gateway, and what models and operator rest on."""
 
 
 class Cluster:
@@ -49,9 +44,12 @@ class Cluster:
 
     def up(self) -> Iterator[str]:
         """Bring it up, in steps that are told as they are done. What runs stays, and what has ended starts again."""
-        if self.level == "node":
+        if self._has("node"):
             node.check_machine()
-            base_image()
+            build.base_image()
+        if self._has("pipelines"):
+            node.check_machine(pipelines.PACKAGES)
+            yield f"programs of Kubeflow Pipelines: {build.pipelines()}"
         site = self.site()
         yield f"programs of level {self.level}: {site.programs}"
         self.network.up()
@@ -61,11 +59,11 @@ class Cluster:
         control.sign(site)
         yield f"network {self.network.name}, certificates"
         control.start_storage(site)
-        if self.level == "node":
+        if self._has("node"):
             yield from self._node(site)
         else:
             yield from control.storage_ready(site)
-            if self.level == "control":
+            if self._has("control"):
                 control.start_controllers(site)
                 yield from control.controllers_ready(site)
         self._servers.check()
@@ -102,13 +100,13 @@ class Cluster:
 
     def path(self) -> Path:
         """The folder of its programs, for PATH."""
-        return programs(self.level)
+        return build.programs(self.level)
 
     def site(self) -> Site:
         """Where it is."""
         network, mounts = self.network.inside(), self._mounts.inside()
         # In this order: where the mounts are others, the network's file is not seen.
-        return Site(programs(self.level), self.state, self._servers, network, [*network, *mounts])
+        return Site(build.programs(self.level), self.state, self._servers, network, [*network, *mounts])
 
     def _node(self, site: Site) -> Iterator[str]:
         """All of it. What takes long to start is started early, and waited for late."""
@@ -117,14 +115,19 @@ class Cluster:
         self._groups.up()
         node.start_runtime(site)
         backing.start_databases(site)
-        yield from backing.start_mlflow(site)
         archives = {name: site.programs / f"{name}.tar" for name in ("pause", "coredns")}
-        yield from node.load_images(site, {**archives, "base": base_image()})
+        archives["base"] = build.base_image()
+        if self._has("pipelines"):
+            storage.start(site, build.pipelines())
+            archives |= {name: build.pipelines() / f"{name}.tar" for name in (kubeflow.PROGRAMS, kubeflow.STEP)}
+        yield from backing.start_mlflow(site)
+        yield from node.load_images(site, archives)
         yield from control.storage_ready(site)
         control.start_controllers(site)
         control.start_scheduler(site)
         node.join(site)
-        kserve.define(site, *gateway.definitions(site))
+        kinds = pipelines.definitions(build.pipelines()) if self._has("pipelines") else []
+        kserve.define(site, *gateway.definitions(site), *kinds)
         site.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}])
         yield "definitions of KServe and of the Gateway API"
         gateway.start(site)
@@ -134,6 +137,13 @@ class Cluster:
         yield from control.controllers_ready(site)
         yield from node.node_ready(site)
         yield from backing.ready(site)
+        if self._has("pipelines"):
+            yield from storage.ready(site)
+            pipelines.start(site, build.pipelines())
+            yield from pipelines.ready(site)
+
+    def _has(self, part: str) -> bool:
+        return includes(self.level, part)
 
     def _recorded(self) -> str:
         return self._level.read_text(encoding="ascii") if self._level.is_file() else LEVELS[0]

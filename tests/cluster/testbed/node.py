@@ -35,14 +35,14 @@ PACKAGES = {
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
-def check_machine() -> None:
+def check_machine(packages: Mapping[str, str] = PACKAGES) -> None:
     """Say what is missing before a program does, which would say it in a log.
 
     Raises:
         RuntimeError: with the packages that have it.
     """
-    if missing := [PACKAGES[name] for name in PACKAGES if shutil.which(name) is None and not Path(name).exists()]:
-        raise RuntimeError(f"a node needs these Debian packages: {' '.join(dict.fromkeys(missing))}")
+    if missing := [packages[name] for name in packages if shutil.which(name) is None and not Path(name).exists()]:
+        raise RuntimeError(f"there is need of these Debian packages: {' '.join(dict.fromkeys(missing))}")
 
 
 def start_runtime(site: Site) -> None:

@@ -119,9 +119,39 @@ class Site:
             return False
         return True
 
+    def listens(self, port: int) -> bool:
+        """Whether something accepts connections there, that speaks no HTTP."""
+        command = ["socat", "-u", "OPEN:/dev/null", f"TCP:{ADDRESS}:{port}"]
+        return subprocess.run([*self.inside, *command], capture_output=True, check=False).returncode == 0
+
 
 def _listed(documents: Iterable[Document]) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
+
+
+def service(name: str, port: int, namespace: str = SYSTEM, at: int | None = None) -> list[Document]:
+    """A Service without a selector, and the address that it stands for: a program of this machine.
+
+    Args:
+        name: of the Service.
+        port: where pods ask for it.
+        namespace: of the Service.
+        at: where the program listens, if that is another port.
+    """
+    where = {"name": name, "namespace": namespace}
+    ports = [{"name": name, "port": port, "protocol": "TCP", "targetPort": at or port}]
+    labels = {"kubernetes.io/service-name": name}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": where, "spec": {"ports": ports}},
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**where, "labels": labels},
+            "addressType": "IPv4",
+            "ports": [{"name": name, "port": at or port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [ADDRESS], "conditions": {"ready": True}}],
+        },
+    ]
 
 
 def write(path: Path, text: str) -> Path:
