@@ -40,8 +40,8 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
 
-# A node serves models by this image, where `make images` has left it.
-NODE_IMAGE = $(if $(filter node,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/serving.tar)))
+# What is served, trained, and installed on a node, as far as `make images` has left it.
+NODE_IMAGE = $(if $(filter node,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/*.tar)))
 
 test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods)
 	@mkdir -p build/reports

@@ -4,7 +4,8 @@
 #
 #   BASE      the image to build on; localhost/serinus-base:bookworm is made here, out of Debian's packages
 #   TAG       of the images: localhost/serinus-serving:TAG
-#   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built
+#   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built; `stores` is
+#             PostgreSQL, Redis, SeaweedFS and Prometheus, for trials where nothing can be pulled
 #   ARCHIVES  "no" leaves the archives out
 #   CACHE     "no" makes everything again
 set -euo pipefail
@@ -37,11 +38,15 @@ options+=(--build-context "tools=container-image://$tools")
 for target in ${TARGETS:-operator serving pipeline}; do
     name=localhost/serinus-$target:$tag
     began=$SECONDS
-    what=(--target "$target")
+    what=(--target "$target" .)
     if [ "$target" = tiny ]; then
-        what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag")
+        what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag" .)
+    elif [ "$target" = stores ]; then
+        mkdir -p build/images/stores
+        ln -f .venv/bin/weed build/images/stores/weed
+        what=(--file tests/cluster/images/stores.Dockerfile build/images/stores)
     fi
-    nice -n 10 buildah bud "${options[@]}" "${what[@]}" --tag "$name" . > "build/images/$target.log" 2>&1 || {
+    nice -n 10 buildah bud "${options[@]}" --tag "$name" "${what[@]}" > "build/images/$target.log" 2>&1 || {
         tail -n 40 "build/images/$target.log" >&2
         exit 1
     }
