@@ -22,14 +22,15 @@ options=(--layers --isolation chroot --format docker --timestamp 1577836800
 if [ "${CACHE:-}" = no ]; then options+=(--no-cache); fi
 if [ -n "${TORCH_INDEX:-}" ]; then options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX"); fi
 # A machine whose proxy has a certificate of its own lends its list, for the build alone.
+trust=()
 if [ -n "${SSL_CERT_FILE:-}" ]; then
-    options+=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --build-arg "SSL_CERT_FILE=$SSL_CERT_FILE")
+    trust=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --build-arg "SSL_CERT_FILE=$SSL_CERT_FILE")
 fi
 
 mkdir -p build/images
 # buildah 1.28 cannot mount a stage that it took from its cache, but an image by the stage's name.
 tools=localhost/serinus-tools:$tag
-nice -n 10 buildah bud "${options[@]}" --target tools --tag "$tools" . > build/images/tools.log 2>&1 || {
+nice -n 10 buildah bud "${options[@]}" "${trust[@]}" --target tools --tag "$tools" . > build/images/tools.log 2>&1 || {
     tail -n 40 build/images/tools.log >&2
     exit 1
 }
@@ -38,7 +39,7 @@ options+=(--build-context "tools=container-image://$tools")
 for target in ${TARGETS:-operator serving pipeline}; do
     name=localhost/serinus-$target:$tag
     began=$SECONDS
-    what=(--target "$target" .)
+    what=("${trust[@]}" --target "$target" .)
     if [ "$target" = tiny ]; then
         what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag" .)
     elif [ "$target" = stores ]; then
