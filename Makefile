@@ -40,9 +40,8 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 	@mkdir -p build/reports
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
 
-# A node serves models by the one image, and pipelines train them in the other, where `make images` has left them.
-NODE_IMAGE = $(if $(filter node pipelines,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/serving.tar))) \
-	$(if $(filter pipelines,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/pipeline.tar)))
+# What is served, trained and installed on a node, as far as `make images` has left it.
+NODE_IMAGE = $(if $(filter node pipelines,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/*.tar)))
 
 test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods; LEVEL=pipelines)
 	@mkdir -p build/reports

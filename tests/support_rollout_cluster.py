@@ -115,7 +115,7 @@ class ClusterSite:
         self.cluster = Cluster.connect()
         laptop = Site(self.folder / NAME, 0)
         self.file = laptop.file
-        self.platform = platform(self.folder / "state")
+        self.platform = self.engines()
         self.registry = Registry(self.platform.tracking_uri, self.platform.artifact_uri)
         path = laptop.registry.fetch(laptop.first, self.folder)
         record = RunRecord(name=NAME, lineage=laptop.first.lineage, accepted=True, metrics={}, card="# tiny\n")
@@ -217,6 +217,10 @@ class ClusterSite:
     @property
     def host(self) -> str:
         return f"{NAME}.{self.namespace}.{DOMAIN}"
+
+    def engines(self) -> Platform:
+        """Where they are, as seen from here."""
+        return platform(self.folder / "state")
 
     def traffic(self) -> Traffic:
         """Orders sent through the Gateway."""

@@ -112,7 +112,7 @@ def test_operator_is_known_to_pipelines_only_where_they_ask(name: str, kustomize
         for source in volume.get("projected", {}).get("sources", ())
     ]
     asked = name == "kubeflow"
-    assert tokens == [("pipelines.kubeflow.org", settings["SERINUS_PIPELINES_TOKEN_FILE"])] * asked
+    assert tokens == [("pipelines.kubeflow.org", settings.get("SERINUS_PIPELINES_TOKEN_FILE"))] * asked
     assert ("serinus-operator-pipelines" in roles) is asked
     assert (settings.get("SERINUS_PIPELINES_MULTI_USER") == "true") is asked
 

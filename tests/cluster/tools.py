@@ -47,6 +47,8 @@ def program(name: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serinus" / "tools"
     cache.mkdir(parents=True, exist_ok=True)
     built = cache / f"{name}-{hashlib.sha256(repr(module).encode()).hexdigest()[:16]}"
+    if built.is_file():
+        return built  # whoever builds another one is not waited for
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.is_file():

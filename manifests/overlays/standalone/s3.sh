@@ -1,6 +1,6 @@
 #!/bin/sh
-# SeaweedFS: an S3 of one process. What is inside it, which asks nobody for a password, listens on loopback alone. The
-# bucket is made as soon as it can be, and the pod is ready once it is there.
+# SeaweedFS: an S3 of one process. What is inside it, which asks nobody for a password, listens on loopback alone, but for
+# one port that the NetworkPolicy shuts. The bucket is made as soon as it can be, and the pod is ready once it is there.
 set -eu
 rm -f /tmp/bucket
 {
@@ -14,6 +14,7 @@ rm -f /tmp/bucket
 # Volumes grow to 256 MB and come seven at a time: as many as the disk has room for.
 exec weed -logtostderr=true server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 \
     -master.telemetry=false -master.volumeSizeLimitMB=256 -volume.max=0 -volume.port=8081 \
+    -volume.preStopSeconds=1 \
     -filer -filer.localSocket=/tmp/filer.sock \
     -s3 -s3.ip.bind=0.0.0.0 -s3.port=8333 -s3.localSocket=/tmp/s3.sock -s3.autoCreateBucket=false \
     -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0

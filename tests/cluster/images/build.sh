@@ -4,7 +4,8 @@
 #
 #   BASE      the image to build on; localhost/serinus-base:bookworm is made here, out of Debian's packages
 #   TAG       of the images: localhost/serinus-serving:TAG
-#   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built
+#   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built; `stores` is
+#             PostgreSQL, Redis, SeaweedFS and Prometheus, for trials where nothing can be pulled
 #   ARCHIVES  "no" leaves the archives out
 #   CACHE     "no" makes everything again
 set -euo pipefail
@@ -21,32 +22,40 @@ options=(--layers --isolation chroot --format docker --timestamp 1577836800
 if [ "${CACHE:-}" = no ]; then options+=(--no-cache); fi
 if [ -n "${TORCH_INDEX:-}" ]; then options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX"); fi
 # A machine whose proxy has a certificate of its own lends its list, for the build alone.
+trust=()
 if [ -n "${SSL_CERT_FILE:-}" ]; then
-    options+=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --build-arg "SSL_CERT_FILE=$SSL_CERT_FILE")
+    trust=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --build-arg "SSL_CERT_FILE=$SSL_CERT_FILE")
 fi
 
 mkdir -p build/images
 # buildah 1.28 cannot mount a stage that it took from its cache, but an image by the stage's name.
 tools=localhost/serinus-tools:$tag
-nice -n 10 buildah bud "${options[@]}" --target tools --tag "$tools" . > build/images/tools.log 2>&1 || {
+nice -n 10 buildah bud "${options[@]}" "${trust[@]}" --target tools --tag "$tools" . > build/images/tools.log 2>&1 || {
     tail -n 40 build/images/tools.log >&2
     exit 1
 }
 options+=(--build-context "tools=container-image://$tools")
 
-for target in ${TARGETS:-operator serving pipeline}; do
+targets=${TARGETS:-operator serving pipeline}
+for target in $targets; do
     name=localhost/serinus-$target:$tag
     began=$SECONDS
-    what=(--target "$target")
+    what=("${trust[@]}" --target "$target" .)
     if [ "$target" = tiny ]; then
-        what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag")
+        what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag" .)
+    elif [ "$target" = stores ]; then
+        mkdir -p build/images/stores
+        ln -f .venv/bin/weed build/images/stores/weed
+        what=(--file tests/cluster/images/stores.Dockerfile build/images/stores)
     fi
-    nice -n 10 buildah bud "${options[@]}" "${what[@]}" --tag "$name" . > "build/images/$target.log" 2>&1 || {
+    nice -n 10 buildah bud "${options[@]}" --tag "$name" "${what[@]}" > "build/images/$target.log" 2>&1 || {
         tail -n 40 "build/images/$target.log" >&2
         exit 1
     }
     echo "images: $name in $((SECONDS - began)) s" >&2
     if [ "${ARCHIVES:-}" = no ]; then continue; fi
+    # That with a project holds all of it, and clusters need no other.
+    if [ "$target" = pipeline ] && [[ " $targets " = *" tiny "* ]]; then continue; fi
     id=$(buildah inspect --type image --format '{{.FromImageID}}' "$name")
     archive=build/images/$target.tar
     if [ -e "$archive" ] && [ "$(cat "$archive.id" 2> /dev/null)" = "$id" ]; then continue; fi

@@ -1,13 +1,13 @@
-# PostgreSQL and Redis for a trial of manifests/overlays/standalone where nothing can be pulled: Debian's packages in one
-# image. The accounts have the numbers that the overlay runs the stores as.
-#
-#   buildah bud --layers --isolation chroot --file stores.Dockerfile --tag localhost/serinus-stores:dev .
+# PostgreSQL, Redis, SeaweedFS and Prometheus for a trial of manifests/overlays/standalone where nothing can be pulled:
+# Debian's packages, and a program of this project's own environment, in one image. build.sh makes it. The account has
+# the number that the overlay runs PostgreSQL and Redis as.
 ARG BASE=localhost/serinus-base:bookworm
 FROM ${BASE}
 RUN echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >> /etc/passwd && echo 'postgres:x:999:' >> /etc/group \
     && echo 'exit 101' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d \
     && apt-get update -qq \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql-15 redis-server \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql-15 redis-server prometheus \
     && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/15 /usr/sbin/policy-rc.d
+COPY weed /usr/bin/
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 USER 999:999
