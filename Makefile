@@ -41,7 +41,7 @@ test: env ## run the tests that need no cluster (ARGS="-k name" for some of them
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --junitxml=build/reports/tests.xml $(ARGS)
 
 # What is served, trained and installed on a node, as far as `make images` has left it.
-NODE_IMAGE = $(if $(filter node pipelines,$(LEVEL)),$(addprefix --image ,$(wildcard build/images/*.tar)))
+NODE_IMAGE = $(if $(filter node pipelines,$(LEVEL)),$(addprefix --image ,$(patsubst %/index.json,%,$(wildcard build/images/oci/index.json))))
 
 test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods; LEVEL=pipelines)
 	@mkdir -p build/reports
@@ -49,10 +49,10 @@ test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or 
 	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run $(NODE_IMAGE) -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
 
 test-images: env ## build the images, and test what is in them
-	@BASE=$(BASE) TAG=$(TAG) ARCHIVES=no bash tests/cluster/images/build.sh
+	@BASE=$(BASE) TAG=$(TAG) LAYOUT=no bash tests/cluster/images/build.sh
 	@BASE=$(BASE) TAG=$(TAG) $(PY) -m pytest -n 0 tests/images $(ARGS)
 
-images: ## build the images with buildah, as archives in build/images (BASE=an image to build on, TAG=dev)
+images: ## build the images with buildah, also into build/images/oci (BASE=an image to build on, TAG=dev)
 	@BASE=$(BASE) TAG=$(TAG) bash tests/cluster/images/build.sh
 
 bench-rollout: env ## compare how rollouts are decided: our policy, Flagger, Argo Rollouts, Wald's oracle (under 4 minutes)

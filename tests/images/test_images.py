@@ -114,7 +114,7 @@ def test_largest_layers_are_shared(images: dict[str, dict[str, Any]]) -> None:
 
 @pytest.mark.timeout(900)
 def test_layers_are_the_same_when_made_again(images: dict[str, dict[str, Any]]) -> None:
-    settings = {"BASE": BASE, "TAG": f"{TAG}-again", "ARCHIVES": "no", "TARGETS": "operator", "CACHE": "no"}
+    settings = {"BASE": BASE, "TAG": f"{TAG}-again", "LAYOUT": "no", "TARGETS": "operator", "CACHE": "no"}
     build = ["bash", "tests/cluster/images/build.sh"]
     done = subprocess.run(build, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

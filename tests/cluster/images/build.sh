@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# build.sh: the images of the Dockerfile with buildah, each also as an archive in build/images that `ctr images import`
-# and `podman load` take. What has not changed since the last build is not made again.
+# build.sh: the images of the Dockerfile with buildah, together also in the OCI's layout in build/images/oci, where what
+# they share is once: `tar -C build/images/oci -c . | ctr images import -`, or `podman pull oci:build/images/oci:NAME`.
+# What has not changed since the last build is not made again.
 #
 #   BASE      the image to build on; localhost/serinus-base:bookworm is made here, out of Debian's packages
 #   TAG       of the images: localhost/serinus-serving:TAG
 #   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built; `stores` is
 #             PostgreSQL, Redis, SeaweedFS and Prometheus, for trials where nothing can be pulled
-#   ARCHIVES  "no" leaves the archives out
+#   LAYOUT    "no" leaves that out
 #   CACHE     "no" makes everything again
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
@@ -27,7 +28,8 @@ if [ -n "${SSL_CERT_FILE:-}" ]; then
     trust=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --build-arg "SSL_CERT_FILE=$SSL_CERT_FILE")
 fi
 
-mkdir -p build/images
+layout=build/images/oci
+mkdir -p "$layout"
 # buildah 1.28 cannot mount a stage that it took from its cache, but an image by the stage's name.
 tools=localhost/serinus-tools:$tag
 nice -n 10 buildah bud "${options[@]}" "${trust[@]}" --target tools --tag "$tools" . > build/images/tools.log 2>&1 || {
@@ -53,15 +55,13 @@ for target in $targets; do
         exit 1
     }
     echo "images: $name in $((SECONDS - began)) s" >&2
-    if [ "${ARCHIVES:-}" = no ]; then continue; fi
-    # That with a project holds all of it, and clusters need no other.
+    if [ "${LAYOUT:-}" = no ]; then continue; fi
+    # One with a project holds all of it, and clusters need no other.
     if [ "$target" = pipeline ] && [[ " $targets " = *" tiny "* ]]; then continue; fi
     id=$(buildah inspect --type image --format '{{.FromImageID}}' "$name")
-    archive=build/images/$target.tar
-    if [ -e "$archive" ] && [ "$(cat "$archive.id" 2> /dev/null)" = "$id" ]; then continue; fi
-    rm -f "$archive" "$archive.id"
+    if [ "$(cat "$layout.$target" 2> /dev/null)" = "$id" ]; then continue; fi
     began=$SECONDS
-    nice -n 10 buildah push --quiet "$name" "docker-archive:$archive:$name"
-    echo "$id" > "$archive.id"
-    echo "images: $archive, $(($(stat -c %s "$archive") / 1000000)) MB, in $((SECONDS - began)) s" >&2
+    nice -n 10 buildah push --quiet "$name" "oci:$layout:$name"
+    echo "$id" > "$layout.$target"
+    echo "images: $name in $layout, now $(du -sm "$layout" | cut -f 1) MB, in $((SECONDS - began)) s" >&2
 done

@@ -68,15 +68,17 @@ def load_images(site: Site, archives: Mapping[str, Path]) -> Iterator[str]:
 
 
 def load_image(site: Site, archive: Path) -> str:
-    """Give the node an image from an archive as `docker save` writes it; what containerd says.
+    """Give the node images from an archive as `docker save` writes it, or from a folder in the OCI's layout; what
+    containerd says.
 
     Raises:
         RuntimeError: it is none, or the node does not run.
     """
-    with archive.open("rb") as content:
-        # Without the packed layers, once they are unpacked: an image would take twice its size.
-        command = _ctr_command(site, "images", "import", "--local", "--discard-unpacked-layers", "-")
-        done = subprocess.run(command, stdin=content, capture_output=True, text=True, check=False)
+    pack = ["tar", "-C", str(archive), "-cf", "-", "."] if archive.is_dir() else ["cat", str(archive)]
+    # Without the packed layers, once they are unpacked: an image would take twice its size.
+    command = _ctr_command(site, "images", "import", "--local", "--discard-unpacked-layers", "-")
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as content:
+        done = subprocess.run(command, stdin=content.stdout, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{archive}: {done.stderr.strip()}")
     return done.stdout.strip()

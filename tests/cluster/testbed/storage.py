@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +21,8 @@ KEY, SECRET = "minio", "minio123"
 BUCKET = "serinus"
 S3, DATABASE = 9000, 3306
 _METADATA = 9080
-# Of programs that only each other know, below the ports that the system hands out.
-_INNER = {"master": 19333, "volume": 19340, "filer": 19350}
+# Programs that only each other know. Their ports are below those that the system hands out.
+_INNER = ("master", "volume", "filer")
 
 
 def start(site: Site, built: Path) -> None:
@@ -51,14 +52,16 @@ def ready(site: Site) -> Iterator[str]:
 
 def _start_objects(site: Site) -> None:
     folder = site.state / "objects"
+    # SeaweedFS also has sockets named by these ports in /tmp, where those of another cluster must not be.
+    first = 20_000 + 10 * (zlib.crc32(str(site.state).encode()) % 1000)
     rights = ["Admin", "Read", "Write", "List", "Tagging"]
     user = {"name": KEY, "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": rights}
     options = {
         "dir": str(folder),
         "ip": "127.0.0.1",
         "ip.bind": "127.0.0.1",
-        **{f"{name}.port": str(port) for name, port in _INNER.items()},
-        **{f"{name}.port.grpc": str(port + 1) for name, port in _INNER.items()},
+        **{f"{name}.port": str(first + 2 * at) for at, name in enumerate(_INNER)},
+        **{f"{name}.port.grpc": str(first + 2 * at + 1) for at, name in enumerate(_INNER)},
         "master.telemetry": "false",
         "master.volumeSizeLimitMB": "64",
         "volume.max": "100",
@@ -70,7 +73,7 @@ def _start_objects(site: Site) -> None:
         "s3.ip.bind": ADDRESS,
         "s3.localSocket": str(site.state / "s3.sock"),
         "s3.port": str(S3),
-        "s3.port.grpc": "19361",
+        "s3.port.grpc": str(first + 2 * len(_INNER)),
         "s3.port.iceberg": "0",
         "s3.port.lance": "0",
     }
