@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, words in (("up", "bring it up, and say how to reach it"), ("down", "take it down")):
         verbs.add_parser(name, help=words).set_defaults(command=[])
-    load = verbs.add_parser("load-image", help="give the node images: archives as `docker save` writes them, or folders in the OCI's layout")
+    load = verbs.add_parser("load-image", help="give the node images, from archives or OCI layouts")
     load.add_argument("command", nargs="+", metavar="ARCHIVE")
     stop = verbs.add_parser("stop", help="end programs, such as redis or kubelet")
     stop.add_argument("command", nargs="+", metavar="NAME")
