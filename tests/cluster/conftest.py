@@ -17,6 +17,7 @@ from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "manifests" / "base" / "crds"
+IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 
 Kubectl = Callable[..., str]
 
@@ -70,3 +71,16 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
     made = core.create_namespace({"metadata": {"generateName": "serinus-test-"}}).metadata.name
     yield made
     core.delete_namespace(made)
+
+
+@pytest.fixture(scope="session")
+def runtime(kubectl: Kubectl) -> None:
+    """How KServe runs our versions, by an image that the node has or can pull."""
+    there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
+    if IMAGE.startswith("localhost/") and IMAGE not in there:
+        made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
+        pytest.fail(f"no node has {IMAGE}: {made}; or name yours by SERINUS_SERVING_IMAGE")
+    document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
+    kubectl(
+        "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")
+    )

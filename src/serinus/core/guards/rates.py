@@ -62,7 +62,7 @@ class RateGuardState(NamedTuple):
 
 
 class Health(NamedTuple):
-    """Whether the stable version's own rate is above what is well, and whether the canary's is below: for sure, [...]."""
+    """Whether the stable version's own rate is surely above what is well, and whether the canary's is below. [...]."""
 
     stable_sick: Flags
     canary_well: Flags
