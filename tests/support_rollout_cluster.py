@@ -95,7 +95,7 @@ def cluster_policy(**changes: Any) -> dict[str, Any]:
 
 def patient_policy(**changes: Any) -> dict[str, Any]:
     """One that gives a canary half of the requests, and the rest once somebody has approved."""
-    pace = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "2h", "readyTimeout": "2m"}
+    pace = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "2h", "readyTimeout": "10m"}
     return cluster_policy(**{"steps": [50], "approvals": [100], "pace": pace, **changes})
 
 
@@ -187,7 +187,7 @@ class ClusterSite:
         state = self.ledger.head().state
         if state is not None and state.canary is not None:
             self.ask("rollback")
-        self.until("no rollout is on", lambda: self.settled(self.champion), 120)
+        self.until("no rollout is on", lambda: self.settled(self.champion))
 
     def shares(self) -> Shares | None:
         """What is in force."""
@@ -225,7 +225,8 @@ class ClusterSite:
     def traffic(self) -> Traffic:
         """Orders sent through the Gateway."""
         with read_archive(self.registry.fetch(self.first, self.folder), self.first.digest) as archive:
-            return Traffic(self.gateway, Signature.model_validate_json(archive.read(SIGNATURE)), self.host)
+            signature = Signature.model_validate_json(archive.read(SIGNATURE))
+        return Traffic(self.gateway, signature, self.host, pace=_PACE)
 
     @property
     def ledger(self) -> SqlLedger:
@@ -302,6 +303,8 @@ class ClusterSite:
             assert (checked.broken, checked.entries) == (None, entries)
 
 
+# A hundred requests a second: pods that are being started need the processors, too.
+_PACE = 0.5
 _LOOKS = "serinus_operator_reconcile_seconds_count"
 SMALL = {
     "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},

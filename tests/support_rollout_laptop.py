@@ -165,16 +165,18 @@ class Traffic:
     """Orders sent through the front door by clients that wait for each answer, from `with` to its end.
 
     `answers` counts versions and errors as the clients saw them, `bare` those answers that were made without any
-    feature. With `telling`, what became of each order is reported.
+    feature. With `telling`, what became of each order is reported. A batch of orders takes at least `pace` seconds:
+    where what is asked shares its processors with what asks, that leaves some of them.
     """
 
-    def __init__(self, address: str, signature: Signature, host: str | None = None) -> None:
+    def __init__(self, address: str, signature: Signature, host: str | None = None, pace: float = 0.0) -> None:
         self.answers: Counter[tuple[str | None, str | None]] = Counter()
         self.bare = 0
         self.reported = 0
         self.telling = False
         self._address = address
         self._host = host
+        self._pace = pace
         self._types = v2_types(signature)
         self._random = np.random.default_rng(3)
         self._asked = 0
@@ -222,7 +224,7 @@ class Traffic:
             async with Client(self._address, NAME, _CLIENTS, self._types, host=self._host) as client:
                 while not self._stop.is_set():
                     rows = [self._order() for _ in range(_BATCH)]
-                    answers = await client.send(rows)
+                    answers, _ = await asyncio.gather(client.send(rows), asyncio.sleep(self._pace))
                     self.bare += sum(map(_bare, answers))
                     self.answers.update((each.version, each.error) for each in answers)
                     if self.telling:

@@ -22,6 +22,7 @@ from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "manifests" / "base" / "crds"
+IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 
 Kubectl = Callable[..., str]
 
@@ -128,3 +129,16 @@ def system(
     yield overlays
     kubectl("delete", "--wait=false", "--filename=-", stdin=text)
     kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def runtime(kubectl: Kubectl) -> None:
+    """How KServe runs our versions, by an image that the node has or can pull."""
+    there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
+    if IMAGE.startswith("localhost/") and IMAGE not in there:
+        made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
+        pytest.fail(f"no node has {IMAGE}: {made}; or name yours by SERINUS_SERVING_IMAGE")
+    document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
+    kubectl(
+        "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")
+    )

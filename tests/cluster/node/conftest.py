@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.support import eventually
 from tests.support_rollout_cluster import ClusterSite, OperatorProcess, cluster_policy
 
 AT_LEVEL = expected("node")
-IMAGE = os.environ.get("SERINUS_SERVING_IMAGE", "localhost/serinus-serving:dev")
 ECHO = (Path(__file__).parent / "echo.py").read_text(encoding="utf-8")
 
 collect_ignore_glob = [] if AT_LEVEL else ["test_*.py"]
@@ -77,19 +75,6 @@ def gateway(kubectl: Kubectl) -> Iterator[Gateway]:
     address = f"http://{found['status']['addresses'][0]['value']}:{found['spec']['listeners'][0]['port']}"
     with httpx.Client(base_url=address, timeout=10) as client:
         yield Gateway(client)
-
-
-@pytest.fixture(scope="session")
-def runtime(kubectl: Kubectl) -> None:
-    """How KServe runs our versions, by an image that the node has or can pull."""
-    there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
-    if IMAGE.startswith("localhost/") and IMAGE not in there:
-        made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
-        pytest.fail(f"no node has {IMAGE}: {made}; or name yours by SERINUS_SERVING_IMAGE")
-    document = (ROOT / "manifests" / "base" / "runtime.yaml").read_text(encoding="utf-8")
-    kubectl(
-        "apply", "--server-side", "--filename=-", stdin=document.replace("image: serinus-serving", f"image: {IMAGE}")
-    )
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,8 @@ def test_prometheus_is_gone_and_nothing_is_decided_until_it_is_back(site: Cluste
             assert {each.action for each in held} == {"hold"}
             assert all("evidence is incomplete: Prometheus" in " ".join(each.reasons) for each in held)
             assert site.shares() == Shares(stable=site.champion, canary=version, weight=50)
-        site.until("promoted", lambda: site.status().get("stable") == version, 120)
-        site.until("the old version is gone", lambda: site.settled(version), 120)
+        site.until("promoted", lambda: site.status().get("stable") == version, 300)
+        site.until("the old version is gone", lambda: site.settled(version), 300)
     assert traffic.failed == 0, traffic.errors()
     site.require_ledger()
     told("prometheus", traffic, held=len(held))
@@ -74,7 +74,7 @@ def test_redis_is_gone_and_answers_follow_the_policy_and_earn_nothing(site: Clus
         bare = traffic.bare
         site.until("features are there again", lambda: not without_features(traffic), 60)
         site.until("promoted", lambda: site.status().get("stable") == version, 240)
-        site.until("the old version is gone", lambda: site.settled(version), 120)
+        site.until("the old version is gone", lambda: site.settled(version), 300)
     assert traffic.failed == 0, traffic.errors()
     assert bare > 100
     site.require_ledger()
@@ -96,11 +96,11 @@ def test_the_api_server_is_restarted_and_the_rollout_goes_on(
     with site.traffic() as traffic:
         with faults.without("kube-apiserver"):
             traffic.wait_for(500)
-        site.decides(120)
+        site.decides(300)
         assert site.shares() == Shares(stable=before, canary=version, weight=50)
         site.ask("approve", weight=100)
-        site.until("promoted", lambda: site.status().get("stable") == version, 120)
-        site.until("the old version is gone", lambda: site.settled(version), 120)
+        site.until("promoted", lambda: site.status().get("stable") == version, 300)
+        site.until("the old version is gone", lambda: site.settled(version), 300)
     assert traffic.failed == 0, traffic.errors()
     assert site.actions()[-2:] == ["approve", "promote"]
     site.require_ledger()
@@ -114,7 +114,7 @@ def test_the_kubelet_is_restarted_and_pods_answer_on(site: ClusterSite, faults: 
         with faults.without("kubelet"):
             traffic.wait_for(300)
         beat = heartbeat(site)
-        site.until("the node is heard of", lambda: heartbeat(site) > beat, 120)
+        site.until("the node is heard of", lambda: heartbeat(site) > beat, 300)
         traffic.wait_for(300)
         site.decides()
     assert running(site) == before, "no container was started again"
@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_pulled_takes_the_new_version_back_and_stable_an
     with unpullable(site.kubectl), site.traffic() as traffic:
         version = site.challenger("unpullable", harmless).version
         site.until("rolled back", lambda: site.taken_back(version), 180)
-        site.until("it is gone", lambda: site.settled(before), 120)
+        site.until("it is gone", lambda: site.settled(before), 300)
         traffic.wait_for(100)
     words = site.taken_back(version) or ""
     assert words.startswith(f"version {version} was not ready for 30s: ")
@@ -180,7 +180,7 @@ def test_the_definition_is_deleted_and_restored_and_the_ledger_goes_on(
         assert traffic.failed == 0
         try:
             kubectl("delete", "crd", DEFINITION, "--wait", "--timeout=60s")
-            eventually(lambda: not any(site.cluster.all(kind, site.namespace, MANAGED) for kind in OURS), 120)
+            eventually(lambda: not any(site.cluster.all(kind, site.namespace, MANAGED) for kind in OURS), 300)
         finally:
             kubectl("apply", "--server-side", f"--filename={CRDS}")
             kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{DEFINITION}")
@@ -188,7 +188,7 @@ def test_the_definition_is_deleted_and_restored_and_the_ledger_goes_on(
         site.deploy(policy)
         site.until("it answers again", lambda: site.condition("Ready").get("status") == "True", 300)
         site.until("both versions do", lambda: site.shares() == Shares(stable=before, canary=version, weight=50), 300)
-        site.until("the rollout goes on", site.waits, 120)
+        site.until("the rollout goes on", site.waits, 300)
         failed = traffic.failed
         traffic.wait_for(200)
     assert traffic.failed == failed

@@ -69,11 +69,11 @@ def test_of_two_operators_one_decides_and_the_other_goes_on_when_it_stops(
         # What it had in its hands must not be finished: it ends, and is started again beside the one that leads.
         site.until("it has given up", lambda: operator.restarts == restarts + 1, 60)
         site.ask("approve", weight=100)
-        site.until("promoted", lambda: site.status().get("stable") == version, 120)
+        site.until("promoted", lambda: site.status().get("stable") == version, 300)
         assert site.leader() == other.identity
         assert other.stop() == 0
         site.until("the first one leads again", lambda: site.leader() == operator.identity, 30)
-        site.until("the old version is gone", lambda: site.settled(version), 120)
+        site.until("the old version is gone", lambda: site.settled(version), 300)
     assert traffic.failed == 0, traffic.errors()
     assert site.actions()[-2:] == ["approve", "promote"]
     assert site.actions().count("promote") == len(set(promoted(site)))
@@ -139,8 +139,8 @@ def test_an_annotation_has_the_operator_leave_a_deployment_alone(site: ClusterSi
     site.pause(False)
     site.until("it is set right", lambda: hosts(site) == [site.host], 60)
     with site.traffic() as more:
-        site.until("promoted", lambda: site.status().get("stable") == version, 120)
-        site.until("the old version is gone", lambda: site.settled(version), 120)
+        site.until("promoted", lambda: site.status().get("stable") == version, 300)
+        site.until("the old version is gone", lambda: site.settled(version), 300)
     assert (traffic.failed, more.failed) == (0, 0)
     site.require_ledger()
 
@@ -159,7 +159,7 @@ def test_a_rollout_is_steered_from_the_command_line(site: ClusterSite, run: Run)
         assert "steps that wait for an approval: 100" in " ".join(refused["reasons"])
         assert run("rollout", "resume", "--cluster", "--why", "sale is over")["action"] == "resume"
         assert run("rollout", "rollback", "--cluster", "--why", "customers complain")["action"] == "rollback"
-        site.until("it is gone", lambda: site.settled(before), 120)
+        site.until("it is gone", lambda: site.settled(before), 300)
         site.deploy(patient_policy(approvals=[50, 100]))
         assert run("rollout", "start", str(version), "--cluster", "--why", "fixed, try again")["action"] == "hold"
         site.until("it waits", lambda: "50 % waits for" in " ".join(site.last_reasons()), 180)
@@ -167,7 +167,7 @@ def test_a_rollout_is_steered_from_the_command_line(site: ClusterSite, run: Run)
         shares = Shares(stable=before, canary=version, weight=50)
         site.until("it has its share", lambda: site.shares() == shares, 60)
         assert run("rollout", "promote", "--cluster", "--why", "hot fix")["action"] == "promote"
-        site.until("the old version is gone", lambda: site.settled(version), 120)
+        site.until("the old version is gone", lambda: site.settled(version), 300)
     assert traffic.failed == 0, traffic.errors()
     entries = site.ledger.count()
     for verb in ("verify", "replay"):

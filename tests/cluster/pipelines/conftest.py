@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cluster.node.conftest import gateway, runtime  # noqa: F401  models are trained here to be served
+from tests.cluster.node.conftest import gateway  # noqa: F401 - models are trained here to be served
 from tests.cluster.testbed import pipelines, storage
 from tests.cluster.testbed.levels import expected
 from tests.cluster.testbed.site import ADDRESS
