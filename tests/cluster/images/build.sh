@@ -47,7 +47,8 @@ for target in $targets; do
         what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag" .)
     elif [ "$target" = stores ]; then
         mkdir -p build/images/stores
-        ln -f .venv/bin/weed build/images/stores/weed
+        programs=$(.venv/bin/python -c 'from tests.cluster.testbed.build import programs; print(programs("node"))')
+        cp .venv/bin/weed "$programs/prometheus" build/images/stores/
         what=(--file tests/cluster/images/stores.Dockerfile build/images/stores)
     fi
     nice -n 10 buildah bud "${options[@]}" --tag "$name" "${what[@]}" > "build/images/$target.log" 2>&1 || {
