@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,14 @@ from benchmarks.operator.fleet import Fleet
 from benchmarks.operator.ground import ROOT, Ground
 from benchmarks.operator.measure import Plan
 from benchmarks.operator.report import met, show
+from serinus.engines.processes import MARK
 from tests.cluster.testbed.cluster import told
 
 
 def main() -> int:
     given = _parser().parse_args()
+    # What ends this process must still take everything down.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     began = time.perf_counter()
     ground = Ground.prepared()
     if ground.cluster.is_up:
@@ -54,7 +58,8 @@ def main() -> int:
 def _measured(ground: Ground, plan: Plan) -> dict[str, object]:
     plan.state.mkdir(parents=True, exist_ok=True)
     command = ground.cluster.network.inside(sys.executable, "-m", "benchmarks.operator.measure", plan.model_dump_json())
-    environment = {**os.environ, "KUBECONFIG": str(ground.cluster.kubeconfig)}
+    # By the mark everything that it starts is found, and ended with the cluster.
+    environment = {**os.environ, MARK: ground.cluster.state.name, "KUBECONFIG": str(ground.cluster.kubeconfig)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)
     if done.returncode != 0:
         raise SystemExit(f"it was not measured: exit code {done.returncode}")

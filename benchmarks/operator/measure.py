@@ -33,7 +33,7 @@ from tests.cluster.testbed.backing import PORTS
 from tests.cluster.testbed.site import ADDRESS
 
 _WRITERS = 4
-_PATIENCE = 600.0
+_PATIENCE = 1200.0
 _REQUESTS = "apiserver_flowcontrol_dispatched_requests_total"
 _CHECKED_LEDGERS = 5
 
