@@ -18,7 +18,7 @@ UPGRADE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster test-images images bench-serving bench-rollout lint format docs lock clean distclean
+.PHONY: help env demo test test-cluster test-images images bench-serving bench-rollout bench-operator lint format docs lock clean distclean
 
 help: ## say what can be done
 	@echo "usage: make TARGET"
@@ -57,6 +57,9 @@ images: ## build the images with buildah, also into build/images/oci (BASE=an im
 
 bench-rollout: env ## compare how rollouts are decided: our policy, Flagger, Argo Rollouts, Wald's oracle (under 4 minutes)
 	@$(PY) -m benchmarks.rollout $(ARGS)
+
+bench-operator: env ## measure the operator with 2,000 ModelDeployments and 100 rollouts on a control plane (6 minutes)
+	@$(PY) -m benchmarks.operator $(ARGS)
 
 lint: env ## check style, format, types and the direction of imports
 	@$(VENV)/bin/ruff check .

@@ -64,6 +64,23 @@ def test_what_happens_during_a_look_makes_another_one() -> None:
     assert len(queue) == 0, "nobody asked for another look"
 
 
+def test_what_is_due_often_does_not_queue_behind_what_is_due_seldom() -> None:
+    clock = Clock()
+    queue = WorkQueue(clock)
+    idle = [Key("ModelDeployment", "demo", f"idle-{at}") for at in range(1000)]
+    for key in idle:
+        queue.add(key, 60)
+    queue.add(KEYS[0], 62)
+    clock.now = 61
+    queue.add(KEYS[1], 10)
+    queue.add(KEYS[2], 2, slack=30)
+    clock.now = 71
+    taken = [queue.take() for _ in range(1003)]
+    assert taken[0] == (KEYS[1], 0.0)
+    # Nothing waits for ever: what was due long ago comes before what has just become due.
+    assert [each[0] for each in taken[1:] if each] == [*sorted(idle), KEYS[0], KEYS[2]]
+
+
 def test_those_who_wait_are_let_go() -> None:
     queue = WorkQueue()
     given_back: list[object] = []
@@ -91,14 +108,19 @@ class Looks(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.queue = WorkQueue(self.clock)
-        self.times: dict[Key, float] = {}
+        self.times: dict[Key, tuple[float, float]] = {}
         self.busy: set[Key] = set()
 
     @rule(key=st.sampled_from(KEYS), after=st.floats(0, 10))
     def add(self, key: Key, after: float) -> None:
         self.queue.add(key, after)
+        self.added(key, after)
+
+    def added(self, key: Key, after: float) -> None:
         at = self.clock.now + after
-        self.times[key] = min(at, self.times.get(key, at))
+        deadline = at + after / 4
+        before = self.times.get(key, (at, deadline))
+        self.times[key] = (min(at, before[0]), min(deadline, before[1]))
 
     @rule(seconds=st.floats(0, 5))
     def wait(self, seconds: float) -> None:
@@ -106,14 +128,14 @@ class Looks(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        ready = {key: at for key, at in self.times.items() if at <= self.clock.now and key not in self.busy}
+        ready = {key: each for key, each in self.times.items() if each[0] <= self.clock.now and key not in self.busy}
         if not ready:
             return
         found = self.queue.take()
         assert found is not None
         key, late = found
-        assert ready[key] == min(ready.values())
-        assert late == pytest.approx(self.clock.now - self.times.pop(key))
+        assert ready[key][1] == min(deadline for _, deadline in ready.values())
+        assert late == pytest.approx(self.clock.now - self.times.pop(key)[0])
         self.busy.add(key)
 
     @rule(after=st.one_of(st.none(), st.floats(0, 10)), data=st.data())
@@ -124,12 +146,11 @@ class Looks(RuleBasedStateMachine):
         self.busy.remove(key)
         self.queue.done(key, after)
         if after is not None:
-            at = self.clock.now + after
-            self.times[key] = min(at, self.times.get(key, at))
+            self.added(key, after)
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
-        assert len(self.queue) == sum(at <= self.clock.now for at in self.times.values())
+        assert len(self.queue) == sum(at <= self.clock.now for at, _ in self.times.values())
 
 
 TestLooks = Looks.TestCase

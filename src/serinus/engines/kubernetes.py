@@ -29,6 +29,7 @@ _SILENT_SECONDS = 150.0
 _PAGE = 500
 # Watches keep a connection each, and workers need some: one more would be made, and thrown away, for each question.
 _CONNECTIONS = 64
+_RETRIES = 2
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _NOT_FOUND, _CONFLICT, _GONE = 404, 409, 410
@@ -101,6 +102,7 @@ class Cluster:
         """
         from kubernetes import client, config
         from kubernetes.config import ConfigException
+        from urllib3.util import Retry
 
         try:
             config.load_incluster_config()
@@ -111,6 +113,8 @@ class Cluster:
                 raise EngineError(f"there is no cluster to talk to: {error}", hint="set KUBECONFIG") from error
         settings = client.Configuration.get_default_copy()
         settings.connection_pool_maxsize = _CONNECTIONS
+        # A kept connection may have ended meanwhile. A server that is gone is asked again by the next look.
+        settings.retries = Retry(_RETRIES)
         return cls(client.ApiClient(settings))
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:

@@ -58,7 +58,7 @@ class LedgerDatabase:
 
         with self.translated("cannot be opened"):
             engine = sql.create_engine(self._url, pool_pre_ping=True)
-            self.entries.metadata.create_all(engine)
+            self._metadata.create_all(engine, tables=[self.entries, self.heads])
             return engine
 
     @cached_property
@@ -123,7 +123,7 @@ class SqlLedger:
             IntegrityError: the ledger is broken: an entry is damaged, was changed or is missing.
             EngineError: it cannot be read.
         """
-        kept, newest = self._kept(), next(self.newest_first(), None)
+        kept, newest = self._newest()
         if newest is None and kept is None:
             return Head()
         if newest is None or (kept is not None and kept.number > newest.number):
@@ -239,13 +239,31 @@ class SqlLedger:
                 f"{which} of the ledger of {self.path} is broken: {error.message}", hint=_HINT
             ) from error
 
+    def _newest(self) -> tuple[Head | None, Entry | None]:
+        """The head that was kept, and the newest entry. Asked for at every look, so in one go."""
+        import sqlalchemy as sql
+
+        table = self._database.entries
+        line = sql.select(table.c.line).where(table.c.deployment == self._deployment).order_by(table.c.number.desc())
+        engine = self._database.engine
+        with self._database.translated("cannot be read"), engine.connect() as connection:
+            kept = self._parsed(connection.execute(self._head()).scalar())
+            newest = connection.execute(line.limit(1)).scalar()
+        return kept, None if newest is None else self._entry(newest)
+
     def _kept(self) -> Head | None:
+        engine = self._database.engine
+        with self._database.translated("cannot be read"), engine.connect() as connection:
+            return self._parsed(connection.execute(self._head()).scalar())
+
+    def _head(self) -> sql.Select[bytes]:
         import sqlalchemy as sql
 
         table = self._database.heads
-        engine = self._database.engine
-        with self._database.translated("cannot be read"), engine.connect() as connection:
-            found = connection.execute(sql.select(table.c.head).where(table.c.deployment == self._deployment)).scalar()
+        return sql.select(table.c.head).where(table.c.deployment == self._deployment)
+
+    @staticmethod
+    def _parsed(found: bytes | None) -> Head | None:
         try:
             return None if found is None else Head.model_validate_json(found)
         except ValidationError:

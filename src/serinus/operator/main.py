@@ -33,6 +33,7 @@ _FAILED_SECONDS = 10.0
 # What is made together changes together, and is looked at once.
 _TOGETHER = 0.2
 _SYNC_SECONDS = 60.0
+_CALM = 15.0
 
 Look = Callable[[str, str, datetime], float | None]
 """Takes a namespace, a name and the time; gives the seconds until the next look, or None if the resource is gone."""
@@ -167,8 +168,8 @@ class Operator:
         kopf.on.login(registry=self._registry)(kopf.login_via_client)
 
     def _happened(self, kind: Kind) -> Callable[..., None]:
-        def handler(namespace: str | None, name: str, meta: Mapping[str, Any], type: str | None, **_: Any) -> None:
-            key = Key(kind.name, namespace or "", name)
+        def handler(namespace: str | None, name: str, body: Mapping[str, Any], type: str | None, **_: Any) -> None:
+            key, meta = Key(kind.name, namespace or "", name), body.get("metadata", {})
             if type == "DELETED":
                 self._told.pop(key, None)
                 return self._queue.add(key)
@@ -176,7 +177,9 @@ class Operator:
             told = (meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp"), hash(annotations))
             if self._told.get(key) != told or type != "MODIFIED":
                 self._told[key] = told
-                self._queue.add(key)
+                # Of all that there is when an operator begins, rollouts come first.
+                calm = type is None and not body.get("status", {}).get("canary")
+                self._queue.add(key, slack=_CALM if calm else None)
             return None
 
         return handler

@@ -2,6 +2,10 @@
 
 As in Kubernetes' own controllers: a resource that is added while it is looked at is looked at once more afterwards, and
 one that is added often is looked at once.
+
+Where more is due than can be looked at, what bears waiting waits: each key has a deadline, a quarter of its own wait
+after its time, and the earliest deadline comes first. So a decision that is due each ten seconds does not queue behind
+thousands of looks that are due each minute, and none of those waits for ever.
 """
 
 from __future__ import annotations
@@ -21,25 +25,47 @@ class Key(NamedTuple):
     name: str
 
 
+_SLACK, _MOST_SLACK = 0.25, 15.0
+
+
+class Times(NamedTuple):
+    """When a key is due, and until when it bears waiting then."""
+
+    at: float
+    deadline: float
+
+
 class WorkQueue:
     """Keys with a time each. `now` is a monotonic clock in seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._changed = threading.Condition()
-        self._due: dict[Key, float] = {}
-        self._heap: list[tuple[float, Key]] = []
+        self._due: dict[Key, Times] = {}
+        # Those whose time is to come, by their time; and those whose time has come, by their deadline.
+        self._waiting: list[tuple[Times, Key]] = []
+        self._ready: list[tuple[float, Times, Key]] = []
         self._busy: set[Key] = set()
         self._closed = False
 
-    def add(self, key: Key, after: float = 0.0) -> None:
-        """Let a key be looked at `after` seconds from now, or earlier if it already is to be."""
+    def add(self, key: Key, after: float = 0.0, slack: float | None = None) -> None:
+        """Let a key be looked at `after` seconds from now, or earlier if it already is to be.
+
+        Args:
+            key: what is to be looked at.
+            after: seconds until it is due.
+            slack: seconds that it then bears waiting; a quarter of `after` where not given.
+        """
         with self._changed:
             at = self._now() + after
-            if key in self._due and self._due[key] <= at:
+            times = Times(at, at + (min(_SLACK * after, _MOST_SLACK) if slack is None else slack))
+            known = self._due.get(key)
+            if known is not None:
+                times = Times(min(known.at, times.at), min(known.deadline, times.deadline))
+            if times == known:
                 return
-            self._due[key] = at
-            heapq.heappush(self._heap, (at, key))
+            self._due[key] = times
+            heapq.heappush(self._waiting, (times, key))
             self._changed.notify()
 
     def take(self) -> tuple[Key, float] | None:
@@ -47,9 +73,9 @@ class WorkQueue:
         `done` must follow."""
         with self._changed:
             while not self._closed:
-                wait = self._ready()
+                wait = self._next()
                 if isinstance(wait, Key):
-                    late = self._now() - self._due.pop(wait)
+                    late = self._now() - self._due.pop(wait).at
                     self._busy.add(wait)
                     return wait, late
                 self._changed.wait(wait)
@@ -60,7 +86,7 @@ class WorkQueue:
         with self._changed:
             self._busy.discard(key)
             if key in self._due:
-                heapq.heappush(self._heap, (self._due[key], key))
+                heapq.heappush(self._waiting, (self._due[key], key))
         if after is not None:
             self.add(key, after)
         with self._changed:
@@ -75,17 +101,17 @@ class WorkQueue:
     def __len__(self) -> int:
         with self._changed:
             now = self._now()
-            return sum(at <= now for at in self._due.values())
+            return sum(each.at <= now for each in self._due.values())
 
-    def _ready(self) -> Key | float | None:
+    def _next(self) -> Key | float | None:
         """The key to take now, or how many seconds to wait; None is until something changes."""
-        while self._heap:
-            at, key = self._heap[0]
-            if self._due.get(key) != at or key in self._busy:
-                heapq.heappop(self._heap)  # an outdated time; a busy key comes back when it is done
-                continue
-            if at > self._now():
-                return at - self._now()
-            heapq.heappop(self._heap)
-            return key
-        return None
+        now = self._now()
+        while self._waiting and self._waiting[0][0].at <= now:
+            times, key = heapq.heappop(self._waiting)
+            heapq.heappush(self._ready, (times.deadline, times, key))
+        while self._ready:
+            _, times, key = heapq.heappop(self._ready)
+            # Neither an outdated time nor a busy key, which comes back when it is done.
+            if self._due.get(key) == times and key not in self._busy:
+                return key
+        return self._waiting[0][0].at - now if self._waiting else None

@@ -65,9 +65,12 @@ def bisect(rises: Callable[[Floats], Floats], low: Floats, high: Floats, rounds:
     low, high = np.broadcast_arrays(np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64))
     bits = _WIDE_BITS if low.size <= _FEW else 1
     inner = (np.arange(1, 2**bits) / 2**bits).reshape(-1, *(1,) * low.ndim)
+    columns = np.arange(low.size)
     for _ in range(-(-rounds // bits)):
         points = low + inner * (high - low)
         below = np.asarray(rises(points) < 0).sum(axis=0)
-        ends = np.concatenate([low[np.newaxis], points, high[np.newaxis]])
-        low, high = (np.take_along_axis(ends, at[np.newaxis], axis=0)[0] for at in (below, below + 1))
+        ends = np.concatenate([low[np.newaxis], points, high[np.newaxis]]).reshape(len(inner) + 2, low.size)
+        # `np.take_along_axis` gives the same, and took a quarter of the time of a decision.
+        at = below.reshape(-1)
+        low, high = ends[at, columns].reshape(low.shape), ends[at + 1, columns].reshape(low.shape)
     return low, high
