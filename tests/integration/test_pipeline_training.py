@@ -23,7 +23,7 @@ from serinus.core.spec import Gate, Training
 from serinus.engines.kfp_compile import compile_pipeline
 from serinus.engines.mlflow import Registry
 from serinus.engines.specfile import parse_text, read_service
-from serinus.training.plan import make_plans
+from serinus.training.plan import make_plans, told
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "projects" / "tiny"
@@ -209,13 +209,20 @@ def test_the_compiled_pipeline_is_valid_and_runs_our_image(tmp_path):
     defaults = pipeline["root"]["inputDefinitions"]["parameters"]
     assert defaults["spec"]["defaultValue"] == "/project/serinus.yaml"
     assert defaults["platform"]["defaultValue"] == "/etc/serinus/platform/platform.yaml"
-    service = parse_text(defaults["resources"]["defaultValue"], "the run's resources")
-    assert service.training.spec.training == read_service(TINY).training.spec.training
+    assert defaults["resources"]["defaultValue"] == ""
     executors = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounts = [{"mountPath": "/etc/serinus/platform", "secretName": "serinus-platform"}]
     assert executors == {
         f"exec-{name}": {"secretAsVolume": mounts} for name in ("dataset", "evaluate", "ingest", "register", "validate")
     }
+
+
+def test_a_run_is_told_what_it_depends_on(tmp_path):
+    project = copy(tmp_path / "tiny", ("epochs: 6", "epochs: 5"))
+    service = read_service(project)
+    again = parse_text(told(service), "the run's resources")
+    assert make_plans(project, again) == make_plans(project, service)
+    assert again.training.spec.training.epochs == 5
 
 
 def test_a_step_knows_the_settings_that_it_is_told_and_no_others(tmp_path):

@@ -37,7 +37,10 @@ def compile_(
     file: File = Path("serinus.yaml"),
     secret: Secret = _SECRET,
 ) -> None:
-    """Compile the training pipeline for Kubeflow Pipelines on a cluster. The same spec gives the same file."""
+    """Compile the training pipeline for Kubeflow Pipelines on a cluster. The same image gives the same file.
+
+    Its runs go by the `serinus.yaml` in the image, unless they are given the text of another as `resources`.
+    """
     from serinus.engines.specfile import read_service
 
     service = read_service(file)
@@ -83,6 +86,7 @@ def submit(
     from serinus.engines.kfp_cluster import Asked, PipelineServer
     from serinus.engines.kfp_cluster import Pipelines as Server
     from serinus.engines.specfile import read_service
+    from serinus.training.plan import told
     from serinus.training.start import start_time
 
     service = read_service(file)
@@ -95,7 +99,7 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "pipeline.yaml"
         _compile(service, compiled, secret)
-        parameters = {"as_of": moment, "run": run_name}
+        parameters = {"resources": told(service), "as_of": moment, "run": run_name}
         experiment = f"{metadata.namespace}.{metadata.name}"
         begun = engine.start(Asked(experiment, run_name, compiled, parameters, account))
     submitted = Submitted(endpoint, run_name, begun, pods or namespace)
@@ -189,9 +193,8 @@ def _compile(service: ModelService, output: Path, secret: str) -> None:
     from pipelines.training import training_pipeline
     from serinus.engines.kfp_compile import compile_pipeline
     from serinus.engines.kubernetes_features import PLATFORM_FILE, SPEC_IN_IMAGE
-    from serinus.training.plan import told
 
-    arguments = {"spec": SPEC_IN_IMAGE, "platform": PLATFORM_FILE, "resources": told(service)}
+    arguments = {"spec": SPEC_IN_IMAGE, "platform": PLATFORM_FILE}
     compile_pipeline(training_pipeline(service.training.spec.project.image, secret), output, arguments)
 
 
