@@ -34,10 +34,13 @@ logger = logging.getLogger(__name__)
 ARCHIVES = "archive"  # the folder of a run's artifacts that holds the .mar
 AGAIN = "made_again_by"  # tag of a version: the last run that made the very same archive
 
-_QUIET = {
+_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would end up in the output of --json
+    # A server that hands artifacts through would send its clients to its store, which it alone may be able to reach.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
 _BATCH = 100
 _PAGE = 1000
@@ -185,7 +188,7 @@ class Registry:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        for variable, value in _QUIET.items():  # read when MLflow is imported
+        for variable, value in _SETTINGS.items():  # read when MLflow is imported
             os.environ.setdefault(variable, value)
         from mlflow.tracking import MlflowClient
 
