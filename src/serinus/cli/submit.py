@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from serinus.engines.kfp_cluster import ClusterRun, Pipelines
 
 REFUSED = 1
+NO_VERSION = "no version"
+"""What the step `register` says of a refused candidate."""
 _SECRET = "serinus-platform"  # noqa: S105 - its name
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The spec, or the folder that holds it.")]
@@ -126,14 +128,14 @@ class Submitted:
 
     def as_json(self, found: ClusterRun, results: dict[str, str]) -> dict[str, Any]:
         """What a machine would ask."""
-        known = {"accepted": True, "refused": False}
+        registered = results.get("register")  # it is never taken from a cache, as the gate's answer may be
         return {
             "run": self.name,
             "id": found.id,
             "state": found.state,
             "error": found.error,
             "url": self.url,
-            "accepted": known.get(results.get("gate", "")),
+            "accepted": None if registered is None else not registered.startswith(NO_VERSION),
             "steps": [{"name": each.name, "state": each.state, "seconds": each.seconds} for each in found.tasks],
             "results": results,
         }
@@ -159,10 +161,10 @@ def _follow(engine: Pipelines, submitted: Submitted, seconds: float, as_json: bo
 
 
 def _say_result(follower: Follower) -> None:
-    if follower.results.get("gate") == "refused":
+    registered = follower.results.get("register")
+    if registered is not None and registered.startswith(NO_VERSION):
         sys.stderr.write("Refused: the candidate was not registered; the page of the step `evaluate` shows why\n")
         raise typer.Exit(REFUSED)
-    registered = follower.results.get("register")
     sys.stderr.write(f"Accepted: {registered}\n" if registered else "Succeeded\n")
 
 

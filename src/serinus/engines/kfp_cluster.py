@@ -331,8 +331,14 @@ def _run(found: Any) -> ClusterRun:
         # The server gives the beginning of 1970 for a run that goes on.
         finished=finished.astimezone(UTC) if finished is not None and finished.year > 1970 else None,
         error=str(error or ""),
-        tasks=tuple(map(_task, details or ())),
+        tasks=tuple(map(_task, _steps(details or ()))),
     )
+
+
+def _steps(details: Any) -> list[Any]:
+    """The pipeline's own steps, of all that the server does for a run: each has a driver."""
+    names = {str(each.display_name) for each in details}
+    return [each for each in details if each.display_name != "root" and f"{each.display_name}-driver" in names]
 
 
 def _task(found: Any) -> Task:

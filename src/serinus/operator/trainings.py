@@ -233,6 +233,9 @@ class Trainings:
     def _result(self, subject: Subject, last: Run, found: ClusterRun, now: datetime) -> Run:
         """What came of a run, which the registry knows: a refused candidate's run succeeds too."""
         ended = {"ended": found.finished or now}
+        if found.state != "succeeded" and overdue(subject.spec, last.started, ended["ended"]):
+            words = "it took longer than limits.maximumDuration, and was stopped"
+            return last.model_copy(update={**ended, "result": "failed", "message": words})
         if found.state != "succeeded":
             failed = ", ".join(each.name for each in found.tasks if each.state == "failed")
             why = found.error or (f"failed: {failed}" if failed else f"the run ended as {found.state}")

@@ -8,11 +8,11 @@ starts (triggers, limits) and where its model goes is in none of them.
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from serinus.core.spec import ModelService, parse_service
@@ -52,16 +52,14 @@ def resources(training: Mapping[str, Any], deployment: Mapping[str, Any]) -> str
     """The same of the two resources as a cluster stores them."""
     trained = {name: value for name, value in training["spec"].items() if name not in ("triggers", "limits")}
     served = {"model": deployment["spec"]["model"]}
-    return "\n---\n".join(
-        json.dumps(
-            {
-                "apiVersion": of["apiVersion"],
-                "kind": of["kind"],
-                "metadata": {"name": of["metadata"]["name"]},
-                "spec": spec,
-            },
-            sort_keys=True,
-        )
+    # By YAML's own means: it reads JSON's 1e-06 as text.
+    return yaml.safe_dump_all(
+        {
+            "apiVersion": of["apiVersion"],
+            "kind": of["kind"],
+            "metadata": {"name": of["metadata"]["name"]},
+            "spec": spec,
+        }
         for of, spec in ((training, trained), (deployment, served))
     )
 
