@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
 from serinus.core.rollout import Shares
@@ -29,7 +30,10 @@ from tests.support_rollout_laptop import NAME, Traffic, harmless
 
 pytestmark = pytest.mark.timeout(900)
 
-RUNTIME = ("clusterservingruntime", "serinus", "--type=json")
+IMAGES = (
+    (("clusterservingruntime", "serinus"), "/spec/containers/0/image"),
+    (("clusterstoragecontainer", "serinus"), "/spec/container/image"),
+)
 OURS = (INFERENCE_SERVICE, HTTP_ROUTE, SERVICE, CONFIG_MAP, DISRUPTION_BUDGET)
 DEFINITION = "modeldeployments.serinus.dev"
 
@@ -62,15 +66,14 @@ def test_prometheus_is_gone_and_nothing_is_decided_until_it_is_back(site: Cluste
 def test_redis_is_gone_and_answers_follow_the_policy_and_earn_nothing(site: ClusterSite, faults: Faults) -> None:
     site.calm()
     before = site.champion
-    site.deploy(cluster_policy())
+    site.deploy(patient_policy(approvals=[]))
     with site.traffic() as traffic:
         traffic.wait_for(100)
         assert traffic.bare == 0
-        with faults.without("redis"):
+        with emptied(site), faults.without("redis"):
             version = site.challenger("without-redis", harmless).version
-            site.until("it is held", lambda: "lacks too many features" in " ".join(site.last_reasons()), 180)
+            site.until("it is held", lambda: "lacks too many features" in " ".join(site.last_reasons()), 400)
             assert site.shares() == Shares(stable=before, canary=version, weight=50)
-        site.fill()
         bare = traffic.bare
         site.until("features are there again", lambda: not without_features(traffic), 60)
         site.until("promoted", lambda: site.status().get("stable") == version, 240)
@@ -79,6 +82,15 @@ def test_redis_is_gone_and_answers_follow_the_policy_and_earn_nothing(site: Clus
     assert bare > 100
     site.require_ledger()
     told("redis", traffic, without_features=bare)
+
+
+@contextmanager
+def emptied(site: ClusterSite) -> Iterator[None]:
+    """Redis loses what it holds; it is filled again, whatever happened meanwhile."""
+    try:
+        yield
+    finally:
+        site.fill()
 
 
 def without_features(traffic: Traffic) -> bool:
@@ -138,7 +150,7 @@ def heartbeat(site: ClusterSite) -> str:
 def test_an_image_that_cannot_be_pulled_takes_the_new_version_back_and_stable_answers_on(site: ClusterSite) -> None:
     site.calm()
     before = site.champion
-    pace = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "5m", "readyTimeout": "30s"}
+    pace = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "5m", "readyTimeout": "45s"}
     site.deploy(cluster_policy(pace=pace))
     with unpullable(site.kubectl), site.traffic() as traffic:
         version = site.challenger("unpullable", harmless).version
@@ -146,7 +158,7 @@ def test_an_image_that_cannot_be_pulled_takes_the_new_version_back_and_stable_an
         site.until("it is gone", lambda: site.settled(before), 300)
         traffic.wait_for(100)
     words = site.taken_back(version) or ""
-    assert words.startswith(f"version {version} was not ready for 30s: ")
+    assert words.startswith(f"version {version} was not ready for 45s: ")
     assert any(each in words for each in ("ImagePullBackOff", "ErrImagePull")), words
     assert (traffic.failed, set(traffic.versions)) == (0, {before})
     assert site.champion == before
@@ -156,14 +168,18 @@ def test_an_image_that_cannot_be_pulled_takes_the_new_version_back_and_stable_an
 
 @contextmanager
 def unpullable(kubectl: Kubectl) -> Iterator[None]:
-    """An upgrade of the runtime to an image that nobody has."""
-    path = "/spec/containers/0/image"
-    before = kubectl("get", *RUNTIME[:2], "--output=jsonpath={.spec.containers[0].image}")
+    """An upgrade of our image to one that nobody has."""
+    places = [path.replace("/0", "[0]").replace("/", ".") for _, path in IMAGES]
+    before = [
+        kubectl("get", *each, f"--output=jsonpath={{{place}}}") for (each, _), place in zip(IMAGES, places, strict=True)
+    ]
 
-    def put(image: str) -> None:
-        kubectl("patch", *RUNTIME, f"--patch={json.dumps([{'op': 'replace', 'path': path, 'value': image}])}")
+    def put(images: list[str]) -> None:
+        for (each, path), image in zip(IMAGES, images, strict=True):
+            patch = [{"op": "replace", "path": path, "value": image}]
+            kubectl("patch", *each, "--type=json", f"--patch={json.dumps(patch)}")
 
-    put("localhost/serinus-serving:of-nobody")
+    put(["localhost/serinus-serving:of-nobody"] * len(IMAGES))
     try:
         yield
     finally:
@@ -175,27 +191,36 @@ def test_the_definition_is_deleted_and_restored_and_the_ledger_goes_on(
 ) -> None:
     version = site.halfway()
     before, entries, policy = site.champion, site.ledger.count(), patient_policy()
-    with site.traffic() as traffic:
-        traffic.wait_for(100)
-        assert traffic.failed == 0
-        try:
-            kubectl("delete", "crd", DEFINITION, "--wait", "--timeout=60s")
-            eventually(lambda: not any(site.cluster.all(kind, site.namespace, MANAGED) for kind in OURS), 300)
-        finally:
-            kubectl("apply", "--server-side", f"--filename={CRDS}")
-            kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{DEFINITION}")
-        eventually(lambda: kubectl("explain", "md.spec.rollout.pace"), 30)
-        site.deploy(policy)
-        site.until("it answers again", lambda: site.condition("Ready").get("status") == "True", 300)
+    with site.traffic() as earlier:
+        earlier.wait_for(100)
+    try:
+        kubectl("delete", "crd", DEFINITION, "--wait", "--timeout=60s")
+        eventually(lambda: not any(site.cluster.all(kind, site.namespace, MANAGED) for kind in OURS), 120)
+    finally:
+        kubectl("apply", "--server-side", f"--filename={CRDS}")
+        kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{DEFINITION}")
+    eventually(lambda: kubectl("explain", "md.spec.rollout.pace"), 30)
+    site.deploy(policy)
+    # Without a route the Gateway did not even listen.
+    site.until("it answers again", lambda: answers(site), 300)
+    with site.traffic() as later:
         site.until("both versions do", lambda: site.shares() == Shares(stable=before, canary=version, weight=50), 300)
         site.until("the rollout goes on", site.waits, 300)
-        failed = traffic.failed
-        traffic.wait_for(200)
-    assert traffic.failed == failed
+        later.wait_for(200)
+    assert (earlier.failed, later.failed) == (0, 0), later.errors()
     assert site.ledger.count() > entries
     assert site.champion == before
     site.require_ledger()
-    told("definition", traffic)
+    told("definition", later)
+
+
+def answers(site: ClusterSite) -> bool:
+    """Whether the model says through the Gateway that it is ready."""
+    try:
+        url = f"{site.gateway}/v2/models/{NAME}/ready"
+        return httpx.get(url, headers={"Host": site.host}, timeout=5).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 def test_a_namespace_is_deleted_amid_a_rollout_and_nothing_is_left(
