@@ -22,4 +22,6 @@ SQL
     pg_ctl --pgdata="$new" --wait --mode=fast stop
     mv "$new" "$data"
 fi
+# A volume that is mounted again belongs to the pod's group as a whole, which PostgreSQL refuses.
+chmod 0700 "$data"
 exec postgres -D "$data" -c listen_addresses='*' -c unix_socket_directories="$sockets" -c max_connections=200
