@@ -33,5 +33,5 @@ SERINUS_PIPELINES_TOKEN_FILE: /var/run/secrets/kubeflow/pipelines/token
 {{- with .Values.pipelines.serviceAccount }}
 SERINUS_PIPELINES_ACCOUNT: {{ . | quote }}
 {{- end }}
-SERINUS_SCRAPE_INTERVAL: {{ .Values.prometheus.scrapeInterval | default (ternary "5s" "15s" (or .Values.standalone.enabled .Values.monitoring.enabled)) | quote }}
+SERINUS_SCRAPE_INTERVAL: {{ .Values.prometheus.scrapeInterval | default (ternary "1s" (ternary "5s" "15s" .Values.monitoring.enabled) .Values.standalone.enabled) | quote }}
 {{- end -}}
