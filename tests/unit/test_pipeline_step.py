@@ -74,8 +74,8 @@ def test_an_unknown_kind_of_error_is_an_engine_error(kind):
 def test_only_our_own_information_is_logged(capsys):
     with step():
         logging.getLogger("serinus.training.fit").info("ours")
-        logging.getLogger("mlflow").info("theirs")
-        logging.getLogger("mlflow").warning("their warning")
+        logging.getLogger("some.engine").info("theirs")
+        logging.getLogger("some.engine").warning("their warning")
     out = capsys.readouterr().out
     assert "ours" in out
     assert "theirs" not in out
