@@ -47,6 +47,16 @@ def kubectl() -> Kubectl:
     return run
 
 
+def established(kubectl: Kubectl, *definitions: str) -> None:
+    """Wait until the server knows kinds. (kubectl's own waiting fails on a definition that has no conditions yet.)"""
+
+    def known() -> bool:
+        kubectl("wait", "--for=condition=Established", "--timeout=10s", *definitions)
+        return True
+
+    eventually(known, timeout=60)
+
+
 @pytest.fixture(scope="session")
 def api() -> Iterator[client.ApiClient]:
     """A client of the API server."""
@@ -60,7 +70,7 @@ def definitions(kubectl: Kubectl) -> Iterator[None]:
     """The two CustomResourceDefinitions, as they are in the repository. Those that were not there go again."""
     before = set(kubectl("get", "crd", "--output=name").split())
     applied = kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}", "--output=name").split()
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *applied)
+    established(kubectl, *applied)
     # The server publishes the schema, by which kubectl explains and applies, a moment after it judges by it.
     for kind in KINDS:
         eventually(lambda kind=kind: kubectl("explain", f"{kind.lower()}.status.conditions"), timeout=30)
@@ -103,7 +113,7 @@ def foreign(kubectl: Kubectl) -> Iterator[None]:
                 "--output=name",
                 stdin=json.dumps(content),
             ).split()
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *made)
+    established(kubectl, *made)
     yield
     if new := [name for name in made if name not in before]:
         kubectl("delete", *new)

@@ -31,7 +31,7 @@ from serinus.engines.kubernetes import (
 from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.kubernetes_gateway import CHANGED_ANNOTATION, Front
 from serinus.engines.kubernetes_watch import Watching
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import Kubectl, established
 from tests.cluster.testbed.modules import documents, download
 from tests.cluster.tools import WATCHED
 from tests.support import eventually
@@ -219,7 +219,7 @@ def kinds(kubectl: Kubectl, definitions: None) -> Iterator[None]:
             made.append(f"customresourcedefinition.apiextensions.k8s.io/{each['metadata']['name']}")
             if made[-1] not in before:
                 kubectl("create", "--filename=-", stdin=json.dumps(each))
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *made)
+    established(kubectl, *made)
     yield
     if new := [each for each in made if each not in before]:
         kubectl("delete", *new)

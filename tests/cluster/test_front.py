@@ -11,7 +11,7 @@ from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.engines.kubernetes import Cluster
 from serinus.engines.kubernetes_gateway import Front
 from serinus.operator.front import FrontFeatures
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import Kubectl, established
 from tests.cluster.testbed.modules import GATEWAY_API, download
 
 MODEL = {"model": {"name": "tiny"}}
@@ -38,7 +38,7 @@ def kinds(kubectl: Kubectl) -> Iterator[None]:
     for name in names:
         kubectl("apply", "--server-side", f"--filename={folder / f'gateway.networking.k8s.io_{name}.yaml'}")
     made = [f"customresourcedefinition.apiextensions.k8s.io/{name}.gateway.networking.k8s.io" for name in names]
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *made)
+    established(kubectl, *made)
     yield
     if new := [name for name in made if name not in before]:
         kubectl("delete", *new)

@@ -21,7 +21,7 @@ from serinus.engines.kubernetes import (
     SERVICE,
 )
 from serinus.engines.kubernetes_kserve import MANAGED
-from tests.cluster.conftest import CRDS, Kubectl
+from tests.cluster.conftest import CRDS, Kubectl, established
 from tests.cluster.node.conftest import Faults
 from tests.support import eventually
 from tests.support_report import record
@@ -198,7 +198,7 @@ def test_the_definition_is_deleted_and_restored_and_the_ledger_goes_on(
         eventually(lambda: not any(site.cluster.all(kind, site.namespace, MANAGED) for kind in OURS), 120)
     finally:
         kubectl("apply", "--server-side", f"--filename={CRDS}")
-        kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{DEFINITION}")
+        established(kubectl, f"crd/{DEFINITION}")
     eventually(lambda: kubectl("explain", "md.spec.rollout.pace"), 30)
     site.deploy(policy)
     # Without a route the Gateway did not even listen.
