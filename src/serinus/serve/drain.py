@@ -17,12 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serinus.engines.scheduling import hurry
 from serinus.engines.sockets import ask
+from serinus.serve.turning import turn_away
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _PR_SET_PDEATHSIG = 1
 _ASK_EVERY = 0.05
-_BUSY = "http.front.downstream_rq_active"
+# A client that still has a connection may just have sent a request that Envoy has not read yet.
+_QUIET_LOOKS = 6
+_ACTIVE, _TOTAL = "http.front.downstream_rq_active", "http.front.downstream_rq_total"
 
 
 @dataclass(frozen=True)
@@ -55,23 +59,29 @@ def run(command: Sequence[str], environment: Mapping[str, str], drain: Drain) ->
         if code is not None:
             return code
         if number != signal.SIGCHLD:
-            _close(drain)
+            hurry(child)  # whoever has connected before it stops listening is to be taken in time
+            _close(drain, child)
             return _end(child)
 
 
-def _close(drain: Drain) -> None:
+def _close(drain: Drain, child: int) -> None:
     """Not ready, then not listening, then not busy. An Envoy that does not answer has nothing to be waited for."""
     try:
         ask(Path(drain.admin), "POST", "/healthcheck/fail")
         _say("not ready any more")
         if _told_again(drain.notice):
             return
+        turn_away(child)
         ask(Path(drain.admin), "POST", "/drain_listeners")
         deadline = time.monotonic() + drain.limit
-        while (busy := _under_way(drain)) and time.monotonic() < deadline:
+        quiet, before = 0, (-1, -1)
+        while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
+            found = _under_way(drain)
+            quiet = quiet + 1 if found == (0, before[1]) else 0
+            before = found
             if _told_again(_ASK_EVERY):
                 return
-        _say(f"closed with {busy} requests under way")
+        _say(f"closed with {before[0]} requests under way")
     except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
         _say(f"cannot be drained: {error}")
 
@@ -81,9 +91,11 @@ def _told_again(seconds: float) -> bool:
     return signal.sigtimedwait(_SIGNALS, seconds) is not None
 
 
-def _under_way(drain: Drain) -> int:
-    found = json.loads(ask(Path(drain.admin), "GET", f"/stats?format=json&filter=^{_BUSY}$"))
-    return next(int(each["value"]) for each in found["stats"] if each.get("name") == _BUSY)
+def _under_way(drain: Drain) -> tuple[int, int]:
+    """How many requests are under way, and how many there have been."""
+    found = json.loads(ask(Path(drain.admin), "GET", f"/stats?format=json&filter=^({_ACTIVE}|{_TOTAL})$"))
+    values = {each["name"]: int(each["value"]) for each in found["stats"] if "name" in each}
+    return values[_ACTIVE], values[_TOTAL]
 
 
 def _end(child: int) -> int:
