@@ -12,15 +12,6 @@ import contextlib
 import os
 
 
-def hurry(process: int) -> None:
-    """Let a process interrupt others again when it wakes up, all its threads."""
-    if not hasattr(os, "sched_setscheduler"):
-        return
-    with contextlib.suppress(OSError):  # it has ended, or a sandbox may forbid it
-        for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208 - numbers, no paths
-            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
-
-
 def take_turns() -> None:
     """Let this process, and those that it starts, interrupt no other when they wake up, where the system can."""
     if hasattr(os, "sched_setscheduler"):

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serinus.engines.scheduling import hurry
 from serinus.engines.sockets import ask
 from serinus.serve.turning import turn_away
 
@@ -59,7 +58,6 @@ def run(command: Sequence[str], environment: Mapping[str, str], drain: Drain) ->
         if code is not None:
             return code
         if number != signal.SIGCHLD:
-            hurry(child)  # whoever has connected before it stops listening is to be taken in time
             _close(drain, child)
             return _end(child)
 
