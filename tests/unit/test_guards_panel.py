@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from itertools import permutations
 from typing import Any
 
@@ -226,7 +227,9 @@ def test_an_interval_becomes_traffic() -> None:
         queries={"others": (9, 9), "refunds": (3, 4)},
         routed=6,
     )
-    ours, theirs, weight = board.traffic(interval(arm, Arm()), 0.05)
+    ours, theirs, weight, seconds, apart = board.traffic(
+        interval(arm, Arm()).model_copy(update={"apart": timedelta(seconds=15)}), 0.05
+    )
     over = next(step for step, edge in enumerate(EDGES) if edge >= 0.1)
     assert float(ours.slow) == sum(buckets[over + 1 :])
     assert [float(each) for each in (ours.requests, ours.errors, ours.rows, ours.problems)] == [7, 2, 9, 1.5]
@@ -235,6 +238,7 @@ def test_an_interval_becomes_traffic() -> None:
     assert ours.queries.tolist() == [[3, 4]]
     assert float(ours.routed) == 6
     assert float(weight) == 0.05
+    assert (seconds, apart) == (60, 15)
     assert theirs.latency.shape == ours.latency.shape
     assert theirs.queries.tolist() == [[0, 0]]
 

@@ -70,6 +70,7 @@ class PrometheusSource:
             at=at,
             source="prometheus",
             epoch=epoch,
+            apart=self.interval,
             live=live,
             shadow=shadow,
             missing=(*missing, *unanswered),

@@ -8,7 +8,7 @@ a counter fell or a part was not to be had, there is none, with the reason: it i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,13 +45,15 @@ class Arm(Frozen):
 class Snapshot(Frozen):
     """Totals of each version at one moment. `live` is what users were answered with, `shadow` copies.
 
-    `epoch` names the counting: totals of different epochs cannot be compared. `missing` says what could not be had, in
-    words; a snapshot that misses anything supports no conclusion.
+    `epoch` names the counting: totals of different epochs cannot be compared. `apart` is how far from each other the
+    moments may lie at which parts of it were counted, as where every pod is scraped at a moment of its own. `missing`
+    says what could not be had, in words; a snapshot that misses anything supports no conclusion.
     """
 
     at: datetime
     source: Literal["prometheus", "scrape"]
     epoch: str = ""
+    apart: timedelta = timedelta(0)
     live: dict[int, Arm]
     shadow: dict[int, Arm] = {}
     missing: tuple[str, ...] = ()
@@ -95,10 +97,14 @@ class QualityEvidence(Frozen):
 
 
 class Interval(Frozen):
-    """What canary and stable version did between two snapshots: differences of totals, of concurrent traffic."""
+    """What canary and stable version did between two snapshots: differences of totals, of concurrent traffic.
+
+    Concurrent but for `apart`: one version's counts may begin and end so much earlier than the other's.
+    """
 
     since: datetime
     until: datetime
+    apart: timedelta = timedelta(0)
     canary: Arm
     stable: Arm
 
@@ -128,7 +134,8 @@ def between(before: Snapshot, after: Snapshot, roles: tuple[int, int], *, shadow
     theirs = _minus(after.arm(stable), before.arm(stable))
     if ours is None or theirs is None:
         return Unusable(reason=f"a counter of version {canary if ours is None else stable} fell, or changed its bins")
-    return Interval(since=before.at, until=after.at, canary=ours, stable=theirs)
+    apart = max(before.apart, after.apart)
+    return Interval(since=before.at, until=after.at, apart=apart, canary=ours, stable=theirs)
 
 
 def _minus(after: Arm, before: Arm) -> Arm | None:

@@ -125,7 +125,13 @@ class Panel:
 
     def traffic(self, interval: Interval, weight: float) -> Traffic:
         """An interval's counts as guards take them; `weight` is the canary's share of what was routed, in [0, 1]."""
-        return Traffic(self._arm(interval.canary), self._arm(interval.stable), np.asarray(weight, dtype=np.float64))
+        return Traffic(
+            self._arm(interval.canary),
+            self._arm(interval.stable),
+            np.asarray(weight, dtype=np.float64),
+            seconds=(interval.until - interval.since).total_seconds(),
+            apart=interval.apart.total_seconds(),
+        )
 
     def _arm(self, arm: Arm) -> ArmCounts:
         bins = max(len(self.latency_edges), 1) + 1

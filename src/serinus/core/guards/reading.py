@@ -32,11 +32,16 @@ class ArmCounts(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """One interval of both versions. `weight` is the canary's configured share in [0, 1] of what was `routed`."""
+    """One interval of both versions. `weight` is the canary's configured share in [0, 1] of what was `routed`.
+
+    The interval took `seconds`; the counts of one version may begin and end up to `apart` seconds before the other's.
+    """
 
     canary: ArmCounts
     stable: ArmCounts
     weight: Floats
+    seconds: float = 0.0
+    apart: float = 0.0
 
 
 class Evidences(NamedTuple):

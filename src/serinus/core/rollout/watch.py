@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serinus.core.errors import InvalidInput
 from serinus.core.evidence import Interval, Snapshot, Unusable, between
 from serinus.core.guards.panel import Panel, States
 from serinus.core.guards.quality import quality_readings
@@ -36,16 +37,27 @@ def watch(rollout: Rollout, state: RolloutState, situation: Situation) -> tuple[
     if state.phase == "provisional":
         # It answers everything: there is no concurrent traffic to compare with, only outcomes.
         return Seen(readings=quality), state.model_copy(update={"readings": quality})
+    state, problems = _continued(rollout, state)
     state, found = _compare(state, situation)
-    problems: tuple[str, ...] = ()
     if isinstance(found, Interval):
         state = _add(rollout, state, found)
     else:
-        problems = (found.reason,)
+        problems = (*problems, found.reason)
     panel = _panel(rollout, state)
     states = panel.unpack(state.tests) if state.tests is not None else panel.start()
     readings = (*panel.readings(states), *quality)
     return Seen(readings, problems, _sick(panel, states)), state.model_copy(update={"readings": readings})
+
+
+def _continued(rollout: Rollout, state: RolloutState) -> tuple[RolloutState, tuple[str, ...]]:
+    """The state, without its tests where they are none of ours: a release before this one may have kept others."""
+    if state.tests is None:
+        return state, ()
+    try:
+        _panel(rollout, state).unpack(state.tests)
+    except InvalidInput as error:
+        return state.model_copy(update={"tests": None}), (f"this stage's tests begin anew: {error}",)
+    return state, ()
 
 
 def _compare(state: RolloutState, situation: Situation) -> tuple[RolloutState, Interval | Unusable]:

@@ -70,8 +70,15 @@ class SampleRatioTest:
         # A split knows no margin, and weights are exposures even where nobody asked: an empty interval is no change.
         return SplitState(more._replace(drift=state.much.drift), less._replace(drift=state.little.drift))
 
-    def log_e(self, state: SplitState) -> Floats:
-        """log of the evidence of a routing fault in either direction, [...]; reject at log(1 / alpha)."""
-        forgiven = self.slack * np.array(SPLIT_PRIOR.sizes)
+    def log_e(self, state: SplitState, more_slack: ArrayLike = 0.0) -> Floats:
+        """log of the evidence of a routing fault in either direction, [...]; reject at log(1 / alpha).
+
+        Args:
+            state: what was counted.
+            more_slack: requests to forgive beyond `slack`, [...]. It may depend on what was counted as long as it never
+                falls: less evidence keeps the test valid.
+        """
+        slack = self.slack + np.asarray(more_slack, dtype=np.float64)
+        forgiven = slack[..., None] * np.array(SPLIT_PRIOR.sizes)
         sides = [log_mix(side.evidence - forgiven, SPLIT_PRIOR.log_weights) for side in state]
         return log_mix(np.stack(sides, axis=-1), np.log(np.array([0.5, 0.5])))

@@ -147,7 +147,7 @@ class SampleRatio(SpecModel):
     tolerance: Annotated[float, Field(ge=1, le=10)] = 1.1
     """Factor on the odds that is no fault."""
     slack: Annotated[float, Field(ge=0)] = 20
-    """Requests that rounding and requests under way may be off by."""
+    """Requests that rounding and requests under way may be off by, beside what is routed between two scrapes."""
 
 
 class Guards(SpecModel):
