@@ -14,6 +14,7 @@ from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.kubernetes_features import PLATFORM_FILE, SPEC_IN_IMAGE
 from serinus.engines.kubernetes_kserve import MANAGED
 from serinus.engines.kubernetes_watch import Watching
+from serinus.operator.definitions import Definitions
 from serinus.operator.deployments import Deployments
 from serinus.operator.lease import Election
 from serinus.operator.main import LEASE_NAME, Operator
@@ -48,7 +49,8 @@ def operator_of(settings: Settings, cluster: Cluster, platform: Platform) -> tup
     trainings = Trainings(cluster, _training_parts(settings, platform, parts), metrics.ran)
     looks = {MODEL_DEPLOYMENT.name: deployments.look, CONTINUOUS_TRAINING.name: trainings.look}
     made = Operator(looks, election, metrics, settings.workers, settings.watched)
-    made.follow(Watching(cluster, cached.stores, made.changed))
+    definitions = Definitions(cluster, (MODEL_DEPLOYMENT, CONTINUOUS_TRAINING))
+    made.follow(Watching(cluster, cached.stores, made.changed), definitions)
     return made, metrics
 
 

@@ -22,6 +22,7 @@ from serinus.engines.kubernetes import CONTINUOUS_TRAINING, DEPLOYMENT, MODEL_DE
 from serinus.engines.kubernetes_features import COMPONENT
 from serinus.engines.kubernetes_kserve import MANAGED, NAME_LABEL, trouble
 from serinus.engines.kubernetes_watch import Watching
+from serinus.operator.definitions import Definitions
 from serinus.operator.lease import Election, utc_now
 from serinus.operator.metrics import Metrics
 from serinus.operator.queue import Key, WorkQueue
@@ -70,13 +71,16 @@ class Operator:
         self._stop = threading.Event()
         self._registry = kopf.OperatorRegistry()
         self._watching_children: Watching | None = None
+        self._definitions: Definitions | None = None
         # What a look goes by: changes of anything else are our own news.
         self._told: dict[Key, Hashable] = {}
         self._watch()
 
-    def follow(self, watching: Watching) -> None:
-        """Have the copy of what we made kept up to date while this runs; it is to tell `changed`."""
+    def follow(self, watching: Watching, definitions: Definitions) -> None:
+        """Have the copy of what we made kept up to date while this runs; it is to tell `changed`. Where definitions of
+        our kinds are replaced, `run` ends."""
         self._watching_children = watching
+        self._definitions = definitions
 
     def changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
         """Have the owner of something that others changed looked at."""
@@ -88,13 +92,14 @@ class Operator:
                 self._queue.add(Key(MODEL_DEPLOYMENT.name, each["metadata"]["namespace"], owner), _TOGETHER)
 
     def run(self, liveness: str | None = None) -> None:
-        """Work until told to stop by a signal, or until the Lease is lost."""
+        """Work until told to stop by a signal, or until the Lease is lost or the definitions are replaced."""
         flag = threading.Event()
         elected = threading.Thread(target=self._elect, args=(flag,), name="election", daemon=True)
+        defined = threading.Thread(target=self._mind_definitions, args=(flag,), name="definitions", daemon=True)
         working = [threading.Thread(target=self._work, name=f"look-{at}", daemon=True) for at in range(self._workers)]
         if self._watching_children is not None:
             self._watching_children.start()
-        for each in (elected, *working):
+        for each in (elected, defined, *working):
             each.start()
         try:
             asyncio.run(self._watching(flag, liveness))
@@ -103,7 +108,7 @@ class Operator:
             self._queue.close()
             if self._watching_children is not None:
                 self._watching_children.stop()
-            for each in (*working, elected):
+            for each in (*working, defined, elected):
                 each.join(timeout=30)
             self._election.leave()
 
@@ -123,6 +128,10 @@ class Operator:
     def _elect(self, flag: threading.Event) -> None:
         self._election.run(utc_now, self._leading, self._stop)
         flag.set()  # a lease that was lost ends the process: what it has in its hands must not be finished
+
+    def _mind_definitions(self, flag: threading.Event) -> None:
+        if self._definitions is not None and self._definitions.follow(self._stop):
+            flag.set()
 
     def _work(self) -> None:
         if self._watching_children is not None and not self._watching_children.wait(_SYNC_SECONDS):
