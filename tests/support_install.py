@@ -4,36 +4,47 @@ and volumes are there, as no testbed provides any."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from serinus.core.platform import Platform
+from tests.cluster.conftest import ROOT, Kubectl
+from tests.cluster.objects import SYSTEM, rendered
 from tests.support import eventually
 from tests.support_rollout_cluster import ClusterSite
 from tests.support_rollout_laptop import policy
 
-SYSTEM = "serinus-system"
 IMAGES = {name: f"localhost/serinus-{name}:dev" for name in ("operator", "serving", "stores")}
 IMAGES["pipeline"] = "localhost/serinus-tiny:dev"  # with a project in it, which MLflow does not mind
 """What `make images` leaves in build/images and `make test-cluster` gives to the node."""
+FLIGHTS = "localhost/serinus-flights:dev"
+"""The example's own pipeline image."""
+# Images that the overlay names, and which of ours stands for each: nothing can be pulled here.
+_PUBLIC = {
+    "docker.io/library/postgres": "stores",
+    "docker.io/library/redis": "stores",
+    "docker.io/chrislusf/seaweedfs": "stores",
+    "docker.io/prom/prometheus": "stores",
+    **{f"serinus-{name}": name for name in ("operator", "serving", "pipeline")},
+}
 _LEFT = ("gateway", "endpointslice", "service")
 _VOLUMES = 8
 
-Kubectl = Callable[..., str]
 
-
-def require_images(kubectl: Kubectl) -> None:
+def require_images(kubectl: Kubectl, *more: str) -> None:
     """Say what is missing before a pod waits for it."""
     there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
-    missing = set(IMAGES.values()) - set(there)
-    told = "make images TARGETS='operator serving pipeline tiny stores'"
+    missing = {*IMAGES.values(), *more} - set(there)
+    told = "make images TARGETS='operator serving pipeline tiny flights stores'"
     assert not missing, f"no node has {', '.join(sorted(missing))}: {told}"
 
 
@@ -52,6 +63,42 @@ def empty(kubectl: Kubectl) -> Iterator[None]:
         yield
     finally:
         kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=json.dumps(kept))
+
+
+def overlay(folder: Path, settings: Mapping[str, str]) -> Path:
+    """A kustomization above `standalone` with images and settings of one's own, as docs/install.md says."""
+    shutil.copytree(ROOT / "manifests", folder / "manifests")
+    below = folder / "manifests" / "overlays"
+    there = yaml.safe_load((below / "standalone" / "kustomization.yaml").read_text())
+    images = []
+    for name, which in _PUBLIC.items():
+        new, _, tag = IMAGES[which].rpartition(":")
+        images.append({"name": name, "newName": new, "newTag": tag})
+    content = {"resources": ["../standalone"], "images": images, "replacements": there["replacements"]}
+    if settings:
+        literals = [f"{name}={value}" for name, value in settings.items()]
+        own = {"name": "serinus-settings", "namespace": SYSTEM, "behavior": "merge", "literals": literals}
+        content["configMapGenerator"] = [own]
+    (below / "mine").mkdir()
+    (below / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return below / "mine"
+
+
+@contextmanager
+def standalone(kubectl: Kubectl, folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """The overlay of that name and the namespace `flights` beside it: ready, and gone afterwards."""
+    mine = overlay(folder, settings)
+    models = mine.parents[1] / "namespace" / "standalone"
+    with empty(kubectl), volumes(kubectl, folder / "volumes"):
+        try:
+            kubectl("apply", "--server-side", "--force-conflicts", f"--kustomize={mine}")
+            kubectl("apply", "--server-side", "--force-conflicts", f"--kustomize={models}")
+            kubectl("wait", f"--namespace={SYSTEM}", "--for=condition=Programmed", "--timeout=60s", "gateway/serinus")
+            rolled_out(kubectl, SYSTEM)
+            yield
+        finally:
+            kubectl("delete", "--ignore-not-found", f"--kustomize={models}")
+            gone(kubectl, rendered("kubectl", "kustomize", mine), SYSTEM)
 
 
 @contextmanager

@@ -5,8 +5,8 @@
 #
 #   BASE      the image to build on; localhost/serinus-base:bookworm is made here, out of Debian's packages
 #   TAG       of the images: localhost/serinus-serving:TAG
-#   TARGETS   which of them; `tiny` is the pipeline's image with a project, for tests, and needs that built; `stores` is
-#             PostgreSQL, Redis, SeaweedFS and Prometheus, for trials where nothing can be pulled
+#   TARGETS   which of them; `tiny` and `flights` are the pipeline's image with a project, and need that built; `stores`
+#             is PostgreSQL, Redis, SeaweedFS and Prometheus, for trials where nothing can be pulled
 #   LAYOUT    "no" leaves that out
 #   CACHE     "no" makes everything again
 set -euo pipefail
@@ -45,6 +45,8 @@ for target in $targets; do
     what=("${trust[@]}" --target "$target" .)
     if [ "$target" = tiny ]; then
         what=(--file tests/cluster/images/tiny.Dockerfile --build-arg "PIPELINE=localhost/serinus-pipeline:$tag" .)
+    elif [ "$target" = flights ]; then
+        what=("${trust[@]}" --build-arg "PIPELINE=localhost/serinus-pipeline:$tag" examples/flights)
     elif [ "$target" = stores ]; then
         mkdir -p build/images/stores
         programs=$(.venv/bin/python -c 'from tests.cluster.testbed.build import programs; print(programs("node"))')
@@ -58,7 +60,7 @@ for target in $targets; do
     echo "images: $name in $((SECONDS - began)) s" >&2
     if [ "${LAYOUT:-}" = no ]; then continue; fi
     # One with a project holds all of it, and clusters need no other.
-    if [ "$target" = pipeline ] && [[ " $targets " = *" tiny "* ]]; then continue; fi
+    if [ "$target" = pipeline ] && [[ " $targets " =~ \ (tiny|flights)\  ]]; then continue; fi
     id=$(buildah inspect --type image --format '{{.FromImageID}}' "$name")
     if [ "$(cat "$layout.$target" 2> /dev/null)" = "$id" ]; then continue; fi
     began=$SECONDS

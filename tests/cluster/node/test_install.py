@@ -3,81 +3,34 @@ docs/install.md has it, until a model answers through the Gateway; all that it n
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import fsspec
 import httpx
 import pytest
 import redis
-import yaml
 
 from serinus.engines.prediction_store import PredictionStore
-from tests.cluster.conftest import ROOT, Kubectl
+from tests.cluster.conftest import Kubectl
 from tests.cluster.node.conftest import Gateway
-from tests.cluster.objects import SYSTEM, rendered
+from tests.cluster.objects import SYSTEM
 from tests.support import eventually
-from tests.support_install import (
-    IMAGES,
-    InstalledSite,
-    address,
-    empty,
-    forwarded,
-    gone,
-    require_images,
-    rolled_out,
-    volumes,
-)
+from tests.support_install import InstalledSite, address, forwarded, require_images, rolled_out, standalone
 from tests.support_rollout_laptop import NAME, harmless
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions")]
 
 LOG = "s3://serinus/log"
 MLFLOW = 5000
-PUBLIC = {
-    "docker.io/library/postgres": "stores",
-    "docker.io/library/redis": "stores",
-    "docker.io/chrislusf/seaweedfs": "stores",
-    "docker.io/prom/prometheus": "stores",
-    **{f"serinus-{name}": name for name in ("operator", "serving", "pipeline")},
-}
-"""Images that the overlay names, and which of ours stands for each: nothing can be pulled here."""
-
-
-def overlay(folder: Path) -> Path:
-    """A kustomization above the overlay with images of one's own, as docs/install.md says."""
-    shutil.copytree(ROOT / "manifests", folder / "manifests")
-    below = folder / "manifests" / "overlays"
-    standalone = yaml.safe_load((below / "standalone" / "kustomization.yaml").read_text())
-    images = []
-    for name, which in PUBLIC.items():
-        new, _, tag = IMAGES[which].rpartition(":")
-        images.append({"name": name, "newName": new, "newTag": tag})
-    content = {"resources": ["../standalone"], "images": images, "replacements": standalone["replacements"]}
-    (below / "mine").mkdir()
-    (below / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    return below / "mine"
 
 
 @pytest.fixture(scope="module")
 def installed(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """All of it, ready."""
     require_images(kubectl)
-    folder = tmp_path_factory.mktemp("install")
-    mine = overlay(folder)
-    models = mine.parents[1] / "namespace" / "standalone"
-    with empty(kubectl), volumes(kubectl, folder / "volumes"):
-        try:
-            kubectl("apply", "--server-side", "--force-conflicts", f"--kustomize={mine}")
-            kubectl("apply", "--server-side", "--force-conflicts", f"--kustomize={models}")
-            kubectl("wait", f"--namespace={SYSTEM}", "--for=condition=Programmed", "--timeout=60s", "gateway/serinus")
-            rolled_out(kubectl, SYSTEM)
-            yield
-        finally:
-            kubectl("delete", "--ignore-not-found", f"--kustomize={models}")
-            gone(kubectl, rendered("kubectl", "kustomize", mine), SYSTEM)
+    with standalone(kubectl, tmp_path_factory.mktemp("install")):
+        yield
 
 
 @pytest.fixture(scope="module")
