@@ -38,17 +38,9 @@ from serinus.operator.deployments import PAUSE_ANNOTATION
 from serinus.operator.main import LEASE_NAME
 from serinus.training.project import load_project
 from tests.support import eventually
-from tests.support_rollout_laptop import (
-    AS_OF,
-    NAME,
-    Change,
-    Site,
-    Traffic,
-    challenger,
-    harmless,
-    policy,
-    register,
-)
+from tests.support_orders import Traffic
+from tests.support_rollout_laptop import AS_OF, NAME, Site, policy
+from tests.support_variants import Change, challenger, harmless, register
 
 ADDRESS = "10.99.0.1"
 """Where the testbed's backing services are."""

@@ -30,7 +30,8 @@ from tests.support_install import (
     rolled_out,
     volumes,
 )
-from tests.support_rollout_laptop import NAME, harmless
+from tests.support_rollout_laptop import NAME
+from tests.support_variants import harmless
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions")]
 

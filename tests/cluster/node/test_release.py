@@ -16,7 +16,8 @@ from tests.cluster.node.conftest import Gateway
 from tests.cluster.tools import program
 from tests.support_install import IMAGES, require_images, rolled_out
 from tests.support_rollout_cluster import DOMAIN, ClusterSite, platform, text
-from tests.support_rollout_laptop import NAME, harmless, policy
+from tests.support_rollout_laptop import NAME, policy
+from tests.support_variants import harmless
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions")]
 
