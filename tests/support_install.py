@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from serinus.core.platform import Platform
+from tests.cluster.testbed.site import SYSTEM
 from tests.support import eventually
 from tests.support_rollout_cluster import ClusterSite
 from tests.support_rollout_laptop import policy
 
-SYSTEM = "serinus-system"
 IMAGES = {name: f"localhost/serinus-{name}:dev" for name in ("operator", "serving", "stores")}
 IMAGES["pipeline"] = "localhost/serinus-tiny:dev"  # with a project in it, which MLflow does not mind
 """What `make images` leaves in build/images and `make test-cluster` gives to the node."""
