@@ -18,7 +18,8 @@ import yaml
 
 from serinus.core.platform import Platform
 from tests.cluster.conftest import ROOT, Kubectl
-from tests.cluster.objects import SYSTEM, rendered
+from tests.cluster.objects import rendered
+from tests.cluster.testbed.site import SYSTEM
 from tests.support import eventually
 from tests.support_rollout_cluster import ClusterSite
 from tests.support_rollout_laptop import policy

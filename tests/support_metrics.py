@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import httpx
@@ -35,7 +35,10 @@ class Quiet(WSGIRequestHandler):
 
 
 class Exporter(Collector):
-    """Shows counters as a predictor does. `restart` counts from nought, `stop` is not to be reached."""
+    """Shows counters as a predictor does, from the start to the end of its context.
+
+    `restart` counts from nought, `stop` is not to be reached.
+    """
 
     def __init__(self, epoch: str = "a") -> None:
         self.port = free_ports(1)[0]
@@ -46,6 +49,12 @@ class Exporter(Collector):
         self._registry.register(self)
         self._server: WSGIServer | None = None
         self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def address(self) -> str:

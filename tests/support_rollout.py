@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from serinus.core.evidence import Arm, LossSums, QualityEvidence, Snapshot
 from serinus.core.profile import PREDICTION_EDGES
-from serinus.core.rollout import Candidate, Decision, RolloutState, Shares, Situation, decide
-from serinus.core.spec.rollout import Rollout
+from serinus.core.rollout import Candidate, Command, Decision, RolloutState, Shares, Situation, decide
+from serinus.core.spec.rollout import Pace, Rollout
 
 START = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 EDGES = tuple(float(edge) for edge in np.geomspace(0.001, 5.0, 24))
 BINS = len(PREDICTION_EDGES) + 2
+PLAIN = Rollout(
+    confirmation=None,
+    pace=Pace(minimum_duration=2 * MINUTE, minimum_requests=50, maximum_duration=timedelta(hours=6)),
+)
+"""A policy that decides soon, and waits for no outcomes."""
+THREE = Candidate(version=3, digest="sha256:three")
 
 
 @dataclass(frozen=True)
@@ -126,4 +132,7 @@ def labelled(rows: int, difference: float, at: datetime = START) -> QualityEvide
     return QualityEvidence(at=at, metric="log_loss", labelled=sums)
 
 
-__all__ = ["BINS", "EDGES", "MINUTE", "START", "WELL", "Behaviour", "World", "labelled", "replace", "replace_arm"]
+def command(verb: str, **details: object) -> Command:
+    """What somebody asks for."""
+    given = {"id": f"{verb}-1", "verb": verb, "who": "ada", "why": "because", "at": START, **details}
+    return Command.model_validate(given)

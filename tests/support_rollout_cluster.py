@@ -37,51 +37,18 @@ from serinus.engines.ports import free_ports
 from serinus.operator.deployments import PAUSE_ANNOTATION
 from serinus.operator.main import LEASE_NAME
 from serinus.training.project import load_project
+from tests.cluster.testbed.site import ADDRESS, SYSTEM
 from tests.support import eventually
-from tests.support_rollout_laptop import (
-    AS_OF,
-    NAME,
-    Change,
-    Site,
-    Traffic,
-    challenger,
-    harmless,
-    policy,
-    register,
-)
+from tests.support_orders import Traffic
+from tests.support_platform import PODS, platform, secret, text
+from tests.support_rollout_laptop import AS_OF, NAME, Site, policy
+from tests.support_variants import Change, challenger, harmless, register
 
-ADDRESS = "10.99.0.1"
-"""Where the testbed's backing services are."""
 DOMAIN = "models.example"
 OLD = {"maximumAge": "36500d"}
 """The tiny project's features are of 2020: young enough here, so that they are served."""
-SYSTEM = "serinus-system"
-"""Where the operator's Lease is."""
 
 Kubectl = Any
-
-
-def platform(folder: Path, host: str = ADDRESS) -> Platform:
-    """The testbed's engines, by address for the tests, or by the names of their Services (`host` `{}.x`) for pods."""
-
-    def at(name: str) -> str:
-        return host.format(name)
-
-    return Platform(
-        state=folder,
-        offline_uri=str(folder / "offline"),
-        online_store={"type": "redis", "connection_string": f"{at('redis')}:6379"},
-        feast_registry=f"postgresql+psycopg2://serinus@{at('postgres')}:5432/feast",
-        tracking_uri=f"http://{at('mlflow')}:5000",
-        artifact_uri="mlflow-artifacts:/",
-        pipeline_root=str(folder / "pipelines"),
-        ledger_uri=f"postgresql+psycopg2://serinus@{at('postgres')}:5432/serinus",
-    )
-
-
-def text(found: Platform) -> str:
-    """As the Secret has it."""
-    return yaml.safe_dump(found.model_dump(mode="json"))
 
 
 def cluster_policy(**changes: Any) -> dict[str, Any]:
@@ -130,14 +97,7 @@ class ClusterSite:
 
     def prepare(self) -> None:
         """Tell pods of the namespace where they find the engines."""
-        inside = platform(Path("/var/run/serinus"), "{}.serinus-system.svc")
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "serinus-platform", "namespace": self.namespace},
-            "stringData": {"platform.yaml": text(inside)},
-        }
-        self.apply(secret)
+        self.apply(secret(self.namespace, platform(*PODS)))
 
     def elsewhere(self, namespace: str) -> ClusterSite:
         """The same model in another namespace."""

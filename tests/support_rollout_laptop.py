@@ -1,22 +1,19 @@
-"""The tiny project trained, served and asked for real, with versions of it that each have one fault of their own."""
+"""The tiny project trained, and served and rolled out for real on this machine."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import yaml
 
 from serinus.cli.place import served
@@ -25,266 +22,29 @@ from serinus.control.arms import UPSTREAM
 from serinus.control.evidence import parse
 from serinus.control.instance import program_name
 from serinus.control.refresh import fill
-from serinus.control.replay import v2_types
 from serinus.control.rollout_build import controller
 from serinus.control.rollout_laptop import RolloutFolder
 from serinus.control.stack import Options, down, is_up, up
 from serinus.control.state import RunFolder
 from serinus.control.status import status
-from serinus.control.traffic import Answer, Client
 from serinus.core.prediction import LIVE
 from serinus.core.rollout import Decision
 from serinus.core.signature import Signature
 from serinus.core.times import utc
-from serinus.core.version import CHALLENGER, ModelVersion, RunRecord
-from serinus.engines.archive import HANDLER, MODEL, PROFILE, SIGNATURE, read_archive
+from serinus.core.version import ModelVersion
+from serinus.engines.archive import SIGNATURE, read_archive
 from serinus.engines.feast import FeatureStore
-from serinus.engines.mlflow import ARCHIVES, Registry
-from serinus.training.package import Parts, package
+from serinus.engines.mlflow import ARCHIVES
 from serinus.training.project import load_project
 from tests.support import eventually
+from tests.support_orders import Traffic
+from tests.support_variants import Change, challenger
 
 TINY = Path(__file__).parent / "projects" / "tiny"
 AS_OF = "2020-02-15T00:00:00+00:00"
 NAME = "tiny"
-_BATCH = 48
-_CLIENTS = 12
 READY = 600.0
 """Seconds that a server may take to get ready beside others' tests."""
-
-SLOW = """
-import time
-
-from serinus.serve import handler
-from serinus.serve.handler import Predictor
-
-_predict = Predictor._predict
-
-
-def _slowly(self, batch):
-    time.sleep(0.25)
-    return _predict(self, batch)
-
-
-Predictor._predict = _slowly
-"""
-"""Put before the handler: every batch takes a quarter of a second longer."""
-
-ERRING = """
-from serinus.serve.handler import Predictor
-
-_predict = Predictor._predict
-
-
-def _or_fail(self, batch):
-    if any(amount is not None and amount > 80 for amount in batch.columns.get("amount", ())):
-        raise ZeroDivisionError("nobody tried an order of more than 80")
-    return _predict(self, batch)
-
-
-Predictor._predict = _or_fail
-"""
-"""Put before the handler: it cannot answer the one order in seven that costs more than 80."""
-
-IN_SECONDS = """
-from serinus.serve.handler import Predictor
-
-_columns = Predictor._columns
-
-
-def _in_seconds(self, batch, checked, rows):
-    columns = _columns(self, batch, checked, rows)
-    columns["shop_hourly__queue"] = columns["shop_hourly__queue"] * 60
-    return columns
-
-
-Predictor._columns = _in_seconds
-"""
-"""Put before the handler: a feature in another unit than the model was trained on."""
-
-IN_CAPITALS = """
-from serinus.serve.lookup import ViewLookup
-
-_proto = ViewLookup._proto
-
-
-def _in_capitals(self, key):
-    return _proto(self, tuple(each.upper() for each in key) if self.name == "city_daily" else key)
-
-
-ViewLookup._proto = _in_capitals
-"""
-"""Put before the handler: it asks for keys of one of its two views that the store does not have."""
-
-Change = Callable[[Path], None]
-"""Changes a version's unpacked archive."""
-
-
-def harmless(parts: Path) -> None:
-    """A version that predicts as the one it is made of."""
-    handler = parts / HANDLER
-    handler.write_text(handler.read_text() + f"\n# made in {parts.name}\n")
-
-
-def handled_by(code: str) -> Change:
-    """With code before the handler's own."""
-
-    def change(parts: Path) -> None:
-        handler = parts / HANDLER
-        handler.write_text(code + handler.read_text())
-        harmless(parts)
-
-    return change
-
-
-def short_lived(parts: Path) -> None:
-    """Its author took a feature's time to live for a few seconds: hardly a value is young enough."""
-    _resign(parts, lambda view: view | {"ttl_seconds": 5.0}, lambda column: column)
-
-
-def mixed_up(parts: Path) -> None:
-    """Two channels, equally frequent, are taken for each other: the same predictions, of the wrong orders."""
-
-    def swapped(column: dict[str, Any]) -> dict[str, Any]:
-        other = {"web": "desk", "desk": "web"}
-        return column | {"categories": [other.get(each, each) for each in column["categories"]]}
-
-    _resign(parts, lambda view: view, swapped)
-
-
-def _resign(parts: Path, view: Callable[[dict[str, Any]], Any], column: Callable[[dict[str, Any]], Any]) -> None:
-    path = parts / SIGNATURE
-    found = Signature.model_validate_json(path.read_bytes()).model_dump(mode="json")
-    found["views"] = [view(each) for each in found["views"]]
-    found["columns"] = [column(each) for each in found["columns"]]
-    path.write_text(Signature.model_validate(found).model_dump_json())
-    harmless(parts)
-
-
-class Traffic:
-    """Orders sent through the front door by clients that wait for each answer, from `with` to its end.
-
-    `answers` counts versions and errors as the clients saw them, `bare` those answers that were made without any
-    feature. With `telling`, what became of each order is reported. A batch of orders takes at least `pace` seconds:
-    where what is asked shares its processors with what asks, that leaves some of them.
-    """
-
-    def __init__(self, address: str, signature: Signature, host: str | None = None, pace: float = 0.0) -> None:
-        self.answers: Counter[tuple[str | None, str | None]] = Counter()
-        self.bare = 0
-        self.reported = 0
-        self.telling = False
-        self._address = address
-        self._host = host
-        self._pace = pace
-        self._types = v2_types(signature)
-        self._random = np.random.default_rng(3)
-        self._asked = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._broke: BaseException | None = None
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._broke is not None:
-            raise self._broke
-
-    @property
-    def total(self) -> int:
-        return self.answers.total()
-
-    @property
-    def failed(self) -> int:
-        return sum(count for (_, error), count in self.answers.items() if error is not None)
-
-    @property
-    def versions(self) -> Counter[int]:
-        """How often each version answered."""
-        found: Counter[int] = Counter()
-        for (version, error), count in self.answers.items():
-            if error is None and version is not None:
-                found[int(version)] += count
-        return found
-
-    def wait_for(self, more: int, seconds: float = 60) -> None:
-        """Until so many more requests have been answered."""
-        target = self.total + more
-        eventually(lambda: self.total >= target, seconds)
-
-    def errors(self) -> set[str]:
-        return {error for _, error in self.answers if error is not None}
-
-    async def _run(self) -> None:
-        try:
-            async with Client(self._address, NAME, _CLIENTS, self._types, host=self._host) as client:
-                while not self._stop.is_set():
-                    rows = [self._order() for _ in range(_BATCH)]
-                    answers, _ = await asyncio.gather(client.send(rows), asyncio.sleep(self._pace))
-                    self.bare += sum(map(_bare, answers))
-                    self.answers.update((each.version, each.error) for each in answers)
-                    if self.telling:
-                        told = [self._outcome(*pair) for pair in zip(rows, answers, strict=True)]
-                        self.reported += await client.report([each for each in told if each is not None])
-        except BaseException as error:
-            self._broke = error
-
-    def _order(self) -> dict[str, Any]:
-        self._asked += 1
-        shop = int(self._random.integers(8))
-        return {
-            "id": f"asked-{self._started}-{self._asked}",
-            "event_timestamp": "2020-02-15T00:15:00Z",
-            "shop": f"shop-{shop}",
-            "city": ("east", "west")[shop % 2],
-            "channel": ("web", "phone", "desk")[int(self._random.integers(3))],
-            "amount": round(float(self._random.exponential(40)), 2),
-        }
-
-    @property
-    def _started(self) -> str:
-        return f"{id(self):x}"
-
-    def _outcome(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any] | None:
-        """As `projects/tiny/world.py` draws it, of the queue that was served."""
-        queue = (answer.served or {}).get("shop_hourly__queue")
-        if answer.error is not None or queue is None:
-            return None
-        channel = {"web": 0.6, "phone": 0.0, "desk": -0.6}[row["channel"]]
-        chance = 1 / (1 + np.exp(2.2 - 0.25 * queue - 0.01 * row["amount"] - channel))
-        return {"id": row["id"], "label": int(self._random.random() < chance)}
-
-
-def _bare(answer: Answer) -> bool:
-    """Whether a row was answered without any feature."""
-    features = [value for name, value in (answer.served or {}).items() if "__" in name]
-    return answer.error is None and all(value is None for value in features)
-
-
-def challenger(registry: Registry, first: ModelVersion, folder: Path, variant: tuple[str, Change]) -> ModelVersion:
-    """Register a variant of a version and make it the challenger."""
-    version = register(registry, first, folder, variant)
-    registry.set_alias(NAME, CHALLENGER, version.version)
-    return version
-
-
-def register(registry: Registry, first: ModelVersion, folder: Path, variant: tuple[str, Change]) -> ModelVersion:
-    """Register a variant of a version, packaged as the pipeline does it."""
-    name, change = variant
-    scratch = folder / name
-    scratch.mkdir(parents=True)
-    with read_archive(registry.fetch(first, folder), first.digest) as archive:
-        archive.extract(scratch)
-    change(scratch)
-    parts = Parts(scratch / MODEL, scratch / SIGNATURE, scratch / PROFILE, scratch / HANDLER)
-    packaged = package(NAME, parts, scratch / "out")
-    lineage = first.lineage.model_copy(update={"pipeline_run": name})
-    record = RunRecord(name=NAME, lineage=lineage, accepted=True, metrics={}, card=f"# {name}\n")
-    return registry.register(record, packaged.path, packaged.digest)
 
 
 class Site:

@@ -20,9 +20,11 @@ from serinus.engines.kfp_cluster import Pipelines, PipelineServer
 from serinus.engines.kubernetes import CONTINUOUS_TRAINING, MODEL_DEPLOYMENT, Cluster, Kind
 from serinus.engines.mlflow import Registry
 from serinus.operator.trainings import RUN_ANNOTATION
+from tests import support_platform
 from tests import support_rollout_cluster as serving
 from tests.cluster.conftest import ROOT
 from tests.cluster.testbed import pipelines, storage
+from tests.cluster.testbed.site import ADDRESS
 from tests.support import eventually
 from tests.support_cluster import jsonable
 
@@ -34,11 +36,11 @@ AS_OF = "2020-02-15T00:00:00Z"
 Kubectl = Any
 
 
-def platform(folder: Path, host: str = serving.ADDRESS) -> Platform:
+def platform(folder: Path, host: str = ADDRESS) -> Platform:
     """The testbed's engines, with features in its bucket."""
     endpoint = f"http://{host.format('s3')}:{storage.S3}"
     options = {"key": storage.KEY, "secret": storage.SECRET, "endpoint_url": endpoint}
-    found = serving.platform(folder, host)
+    found = support_platform.platform(folder, host)
     return found.model_copy(update={"offline_uri": f"s3://{storage.BUCKET}/features", "storage_options": options})
 
 
@@ -58,12 +60,8 @@ class TrainingSite:
         here = platform(self.folder / "state")
         self.registry = Registry(here.tracking_uri, here.artifact_uri)
         self.engine = Pipelines(PipelineServer(pipelines.URL))
-        inside = serving.text(platform(Path("/var/run/serinus"), "{}.serinus-system.svc"))
-        for namespace in (self.namespace, pipelines.NAMESPACE):
-            metadata = {"name": "serinus-platform", "namespace": namespace}
-            self.apply(
-                {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"platform.yaml": inside}}
-            )
+        inside = platform(*support_platform.PODS)
+        self.apply(*(support_platform.secret(each, inside) for each in (self.namespace, pipelines.NAMESPACE)))
 
     @property
     def experiment(self) -> str:

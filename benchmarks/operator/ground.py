@@ -70,11 +70,9 @@ class Ground:
         backing.start_databases(site)
         crds = sorted((ROOT / "manifests" / "base" / "crds").glob("*.yaml"))
         own = [each for path in crds for each in documents(path.read_text(encoding="utf-8"))]
-        site.create([*self.definitions, *own])
-        names = [f"crd/{each['metadata']['name']}" for each in (*self.definitions, *own)]
-        # What is just made has no conditions yet, which kubectl takes for an error.
-        established = ("wait", "--for=condition=Established", "--timeout=5s", *names)
-        yield from site.wait("definitions", lambda: site.answers(*established))
+        kinds = [*self.definitions, *own]
+        site.create(kinds)
+        yield from site.wait("definitions", lambda: site.established(kinds))
         site.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}])
         site.apply([*_rights(), _flow()])
         self._let_in(site)

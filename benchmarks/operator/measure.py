@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
@@ -31,6 +30,7 @@ from serinus.engines.mlflow import Registry
 from serinus.engines.waiting import wait_until
 from tests.cluster.testbed.backing import PORTS
 from tests.cluster.testbed.site import ADDRESS
+from tests.support_platform import platform, text
 
 _WRITERS = 4
 _PATIENCE = 1200.0
@@ -58,7 +58,7 @@ def main() -> None:
     plan = Plan.model_validate_json(sys.argv[1])
     cluster = Cluster.connect()
     fleet = Fleet(plan.deployments, plan.rollouts)
-    found = _platform(plan.state / "operator")
+    found = platform(plan.state / "operator")
     fill(Registry(found.tracking_uri, found.artifact_uri), plan.state / "models")
     _say("the models are registered")
     sys.stdout.write(json.dumps(_run(plan, cluster, fleet, found)))
@@ -93,20 +93,6 @@ def _run(plan: Plan, cluster: Cluster, fleet: Fleet, found: Platform) -> dict[st
     figures["phases"] = decisions.phases
     figures["ledgers_whole"] = _whole(fleet, found)
     return figures
-
-
-def _platform(folder: Path) -> Platform:
-    database = f"postgresql+psycopg2://serinus@{ADDRESS}:{PORTS['postgres']}"
-    return Platform(
-        state=folder,
-        offline_uri=str(folder / "offline"),
-        online_store={"type": "redis", "connection_string": f"{ADDRESS}:{PORTS['redis']}"},
-        feast_registry=f"{database}/feast",
-        tracking_uri=f"http://{ADDRESS}:{PORTS['mlflow']}",
-        artifact_uri="mlflow-artifacts:/",
-        pipeline_root=str(folder / "pipelines"),
-        ledger_uri=f"{database}/serinus",
-    )
 
 
 def _window(seconds: float, cluster: Cluster, process: Process) -> dict[str, float]:
@@ -181,7 +167,7 @@ def _settings(plan: Plan, found: Platform) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
         "KUBECONFIG": str(plan.operator),
-        "SERINUS_PLATFORM": yaml.safe_dump(found.model_dump(mode="json")),
+        "SERINUS_PLATFORM": text(found),
         "SERINUS_PROMETHEUS_URL": f"http://{ADDRESS}:{PORTS['prometheus']}",
         "SERINUS_SCRAPE_INTERVAL": f"{SCRAPE}s",
         "SERINUS_WORKERS": str(plan.workers),

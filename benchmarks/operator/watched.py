@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from select import select
 from threading import Lock
 from typing import Any, Self
 
@@ -21,7 +23,7 @@ _SOON = 2.0
 _SLICE = 10.0
 
 
-class _Watched:
+class _Watched(ABC):
     """ModelDeployments with some labels, as they change."""
 
     def __init__(self, cluster: Cluster, *labels: Mapping[str, str]) -> None:
@@ -36,8 +38,9 @@ class _Watched:
     def __exit__(self, *_: object) -> None:
         self._watching.stop()
 
+    @abstractmethod
     def _changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
-        raise NotImplementedError
+        """Told of each of them that is new, has changed or is gone."""
 
 
 class Ready(_Watched):
@@ -120,6 +123,7 @@ class Process:
     """What a process takes, by /proc."""
 
     def __init__(self, pid: int) -> None:
+        self._pid = pid
         self._folder = Path("/proc") / str(pid)
         self._tick = os.sysconf("SC_CLK_TCK")
         self._last = (time.monotonic(), self._seconds())
@@ -130,11 +134,16 @@ class Process:
         return (self._last[1] - before[1]) / max(1e-9, self._last[0] - before[0])
 
     def watch(self, seconds: float) -> float:
-        """Wait, and give the most that it took in ten of the seconds."""
+        """Wait, and give the most that it took in ten of the seconds.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
         until, most = time.monotonic() + seconds, 0.0
         while (left := until - time.monotonic()) > 0:
             began, spent = time.monotonic(), self._seconds()
-            time.sleep(min(_SLICE, left))
+            if self._ends(min(_SLICE, left)):
+                raise RuntimeError(f"process {self._pid} ended while it was measured")
             passed = time.monotonic() - began
             if passed > _SLICE / 2:
                 most = max(most, (self._seconds() - spent) / passed)
@@ -149,6 +158,13 @@ class Process:
     def pss(self) -> float:
         """Its memory, its part of what it shares included, in MB."""
         return self._memory("smaps_rollup", "Pss")
+
+    def _ends(self, seconds: float) -> bool:
+        handle = os.pidfd_open(self._pid)
+        try:
+            return bool(select([handle], [], [], seconds)[0])
+        finally:
+            os.close(handle)
 
     def _memory(self, file: str, name: str) -> float:
         lines = (self._folder / file).read_text(encoding="ascii").splitlines()

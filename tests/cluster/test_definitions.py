@@ -15,7 +15,7 @@ from serinus.core.errors import InvalidSpec
 from serinus.core.spec import KINDS, parse_resources
 from tests.cluster.conftest import Kubectl
 from tests.support_cluster import refused
-from tests.unit.test_spec import BEYOND_SCHEMA, DEPLOYMENT, RIGHT, TOGETHER, TRAINING, WRONG, changed
+from tests.support_spec import BEYOND_SCHEMA, DEPLOYMENT, RIGHT, TOGETHER, TRAINING, WRONG, changed
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*/serinus.yaml"))

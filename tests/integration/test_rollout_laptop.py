@@ -10,19 +10,8 @@ import pytest
 from serinus.core.rollout import Shares
 from serinus.core.version import CHALLENGER, CHAMPION
 from tests.support import eventually
-from tests.support_rollout_laptop import (
-    ERRING,
-    NAME,
-    SLOW,
-    Change,
-    Looks,
-    Site,
-    handled_by,
-    harmless,
-    mixed_up,
-    policy,
-    short_lived,
-)
+from tests.support_rollout_laptop import NAME, Looks, Site, policy
+from tests.support_variants import ERRING, SLOW, Change, handled_by, harmless, mixed_up, short_lived
 
 pytestmark = pytest.mark.timeout(1800)
 

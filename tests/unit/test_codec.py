@@ -1,45 +1,25 @@
-"""Request bodies in every protocol, the checks of their rows, and the form of answers."""
+"""Request bodies in every protocol, and the checks of their rows."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import struct
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serinus.core.errors import InvalidInput
 from serinus.core.signature import Column, Signature
-from serinus.serve.answers import Answer, Results, Writer
 from serinus.serve.codec import Request, parse, protocol_of
-from serinus.serve.fields import Checked, RowError, Schema
+from serinus.serve.fields import Checked, Schema
+from tests.support_codec import SCHEMA, SIGNATURE, packed, read, tensor
 
-SIGNATURE = Signature(
-    model="toy",
-    feature_service="toy",
-    join_keys={"place": "String", "plane": "Int32"},
-    views=(),
-    columns=(
-        Column(name="distance", kind="number", dtype="Float64"),
-        Column(name="hour", kind="number", dtype="Int64"),
-        Column(name="night", kind="number", dtype="Bool"),
-        Column(name="kind", kind="category", dtype="String", categories=("a",)),
-    ),
-)
-SCHEMA = Schema.of(SIGNATURE, "wall")
 FIELDS = "place, plane, distance, hour, night, kind, event_timestamp, id"
 ROW = {"place": "JFK", "plane": 7, "distance": 1.5, "hour": 3, "night": True, "kind": "a"}
-
-
-def read(content: Any, protocol: str = "v2", **headers: str) -> Request:
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse({"x-serinus-protocol": protocol, **headers}, body, SCHEMA, 4)
 
 
 def check(request: Request, schema: Schema = SCHEMA) -> Checked:
@@ -49,10 +29,6 @@ def check(request: Request, schema: Schema = SCHEMA) -> Checked:
 def messages(content: Any, protocol: str = "plain") -> dict[int, str]:
     request = read(content, protocol)
     return {row: error.message for row, error in (check(request).errors | request.errors).items()}
-
-
-def tensor(name: str, datatype: str, data: Any, shape: list[int] | None = None, **more: Any) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": data, **more}
 
 
 def test_the_same_rows_are_read_from_every_protocol() -> None:
@@ -227,10 +203,6 @@ def binary(tensors: list[tuple[str, str, bytes]], rows: int) -> tuple[bytes, dic
     return head + b"".join(content for *_, content in tensors), {"Inference-Header-Content-Length": str(len(head))}
 
 
-def packed(*values: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(value)) + value for value in values)
-
-
 def test_binary_tensors_are_read_and_nan_means_missing() -> None:
     body, headers = binary(
         [
@@ -287,14 +259,6 @@ def test_a_compressed_body_is_refused_by_its_name() -> None:
         read(b"\x1f\x8b\x08", **{"content-encoding": "gzip"})
 
 
-def test_torchserves_own_grpc_service_is_not_served() -> None:
-    with pytest.raises(InvalidInput, match=r"inference\.GRPCInferenceService"):
-        parse({}, json.dumps({"inputs": [tensor("hour", "INT64", [1])]}).encode(), SCHEMA, 4)
-    content = body(WRITER.failure("torchserve", 400, "by the front door"))
-    assert (content["model_name"], content["model_version"], content["id"]) == ("toy", "3", "")
-    assert content["outputs"][0]["data"] == ["by the front door"]
-
-
 @given(st.binary(max_size=200), st.sampled_from(["v1", "v2", "plain"]), st.none() | st.integers(0, 250))
 def test_no_body_whatever_breaks_the_reader(body: bytes, protocol: str, length: int | None) -> None:
     headers = {} if length is None else {"inference-header-content-length": str(length)}
@@ -342,100 +306,3 @@ def test_no_row_whatever_breaks_the_check_or_reaches_another_row(rows: list[dict
             assert [values[position] for values in checked.columns.values()] == [
                 values[0] for values in own.columns.values()
             ]
-
-
-WRITER = Writer("toy", 3)
-
-
-def results(*probabilities: float, **more: Any) -> Results:
-    return Results(np.array(probabilities), [f"id{row}" for row in range(len(probabilities))], **more)
-
-
-def body(answer: Answer) -> Any:
-    return orjson.loads(answer.body)
-
-
-FAILED = {1: RowError("bad row")}
-
-
-def test_v2_answers_hold_null_and_a_reason_for_a_failed_row() -> None:
-    answer = WRITER.write(Request("v2", 2, {}, id="r"), results(0.25, math.nan, errors=FAILED))
-    assert answer.status == 200
-    assert body(answer) == {
-        "model_name": "toy",
-        "model_version": "3",
-        "id": "r",
-        "outputs": [
-            {"name": "probability", "datatype": "FP64", "shape": [2], "data": [0.25, None]},
-            {"name": "prediction_id", "datatype": "BYTES", "shape": [2], "data": ["id0", None]},
-            {"name": "error", "datatype": "BYTES", "shape": [2], "data": [None, "bad row"]},
-        ],
-    }
-
-
-def test_v2_answers_say_which_views_were_stale() -> None:
-    content = body(WRITER.write(Request("v2", 2, {}), results(0.25, 0.5, stale={1: ["b", "a"]})))
-    assert content["parameters"] == {"stale_views": "a,b"}
-    assert content["outputs"][-1]["data"] == [None, "b,a"]
-    assert content["id"] == "id0"
-
-
-def test_served_features_come_when_asked_for() -> None:
-    request = read({"inputs": [tensor("hour", "INT64", [1, 2])], "outputs": [{"name": "served_features"}]})
-    assert request.served_features
-    content = body(WRITER.write(request, results(0.5, math.nan, errors=FAILED, served=[{"a": None}, {}])))
-    served = next(output for output in content["outputs"] if output["name"] == "served_features")
-    assert served["data"] == ['{"a":null}', None]
-    assert [output["name"] for output in content["outputs"]] == ["served_features", "error"], "and no more"
-
-
-def test_only_the_outputs_that_were_asked_for_come_back() -> None:
-    request = Request("v2", 1, {}, outputs=frozenset({"stale", "probability", "error"}))
-    content = body(WRITER.write(request, results(0.5)))
-    assert [(output["name"], output["data"]) for output in content["outputs"]] == [
-        ("probability", [0.5]),
-        ("error", [None]),
-        ("stale", [None]),
-    ]
-
-
-def test_binary_outputs_follow_the_json() -> None:
-    request = Request("v2", 2, {}, binary=frozenset({"probability", "prediction_id"}))
-    answer = WRITER.write(request, results(0.25, math.nan, errors=FAILED))
-    length = int(answer.headers["inference-header-content-length"])
-    head, tail = orjson.loads(answer.body[:length]), answer.body[length:]
-    assert [output.get("parameters") for output in head["outputs"]] == [
-        {"binary_data_size": 16},
-        {"binary_data_size": 11},
-        None,
-    ]
-    assert np.frombuffer(tail[:16]).tolist()[0] == 0.25
-    assert math.isnan(np.frombuffer(tail[:16])[1])
-    assert tail[16:] == packed(b"id0", b"")
-
-
-def test_v1_and_plain_answers() -> None:
-    good = {"probability": 0.25, "prediction_id": "id0", "model_version": "3"}
-    both = results(0.25, math.nan, errors=FAILED)
-    assert body(WRITER.write(Request("v1", 2, {}), both)) == {"predictions": [good, {"error": "bad row"}]}
-    assert body(WRITER.write(Request("plain", 2, {}), both)) == [good, {"error": "bad row"}]
-    assert body(WRITER.write(Request("plain", 1, {}, single=True), results(0.25))) == good
-    stale = body(WRITER.write(Request("plain", 1, {}, single=True), results(0.25, stale={0: ["v"]})))
-    assert stale == good | {"stale": ["v"]}
-
-
-@pytest.mark.parametrize(
-    ("statuses", "expected"), [([422, 422], 422), ([503, 503], 503), ([422, 503], 422), ([500, 503], 500)]
-)
-def test_when_every_row_failed_the_request_fails(statuses: list[int], expected: int) -> None:
-    errors = {row: RowError(f"reason {row}", status) for row, status in enumerate(statuses)}
-    for protocol in ("v1", "v2", "plain"):
-        answer = WRITER.write(Request(protocol, 2, {}), results(math.nan, math.nan, errors=errors))
-        assert answer.status == expected
-        assert body(answer) == {"error": "reason 0; reason 1"}
-
-
-def test_many_errors_are_summed_up() -> None:
-    errors = {row: RowError(f"reason {row}") for row in range(9)}
-    answer = WRITER.write(Request("v1", 9, {}), results(*[math.nan] * 9, errors=errors))
-    assert body(answer)["error"].endswith("reason 4; and 4 more")

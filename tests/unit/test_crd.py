@@ -16,7 +16,7 @@ from serinus.core.crd import crd_names, custom_resource_definition, structural_s
 from serinus.core.spec import KINDS, parse_resources, parse_service
 from serinus.core.spec.rules import KEYWORD, rules_of
 from serinus.core.status import STATUSES
-from tests.unit.test_spec import BEYOND_SCHEMA, DEPLOYMENT, TOGETHER, TRAINING, WRONG, changed
+from tests.support_spec import BEYOND_SCHEMA, DEPLOYMENT, TOGETHER, TRAINING, WRONG, changed
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {"$ref", "definitions", "$defs", "oneOf", "title", "const", "examples", "patternProperties"}

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import psutil
 from benchmarks.serving.given import Ground
 from benchmarks.serving.measure import Roots
 from serinus.engines.scheduling import take_turns
+from serinus.engines.waiting import wait_until
 
 HERE = Path(__file__).parent
 Body = Callable[[dict[str, Any]], bytes]
@@ -76,18 +76,20 @@ def await_answer(url: str, body: bytes, log: Path, seconds: float = START_SECOND
     Raises:
         TimeoutError: it does not; with the end of its log.
     """
-    deadline = time.monotonic() + seconds
     last = "no connection"
-    while time.monotonic() < deadline:
+
+    def answers() -> bool:
+        nonlocal last
         try:
             answer = httpx.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=5)
-            if answer.status_code == 200:
-                return
-            last = f"{answer.status_code} {answer.text[:500]}"
         except httpx.TransportError as error:
             last = repr(error)
-        time.sleep(0.2)
-    raise TimeoutError(f"{url} does not answer ({last}):\n{log.read_text(errors='replace')[-3000:]}")
+            return False
+        last = f"{answer.status_code} {answer.text[:500]}"
+        return answer.status_code == 200
+
+    if not wait_until(answers, seconds, every=0.2):
+        raise TimeoutError(f"{url} does not answer ({last}):\n{log.read_text(errors='replace')[-3000:]}")
 
 
 def python(script: str, ground: Ground, port: int) -> list[str]:

@@ -12,8 +12,9 @@ import ctypes
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
+
+from serinus.engines.waiting import wait_until
 
 _PIDFD_GETFD = 438  # the number of the system call, on every architecture (pidfd_getfd(2))
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # classic BPF: return 0
@@ -33,9 +34,7 @@ def turn_away(process: int) -> None:
         program = struct.pack("HL", 1, ctypes.addressof(content))
         for each in sockets:
             each.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
-        deadline = time.monotonic() + _SECONDS
-        while any(map(_queue, sockets)) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_until(lambda: not any(map(_queue, sockets)), _SECONDS, every=0.005)
 
 
 def _listening(process: int) -> Iterator[socket.socket]:

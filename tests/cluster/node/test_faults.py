@@ -24,9 +24,11 @@ from serinus.engines.kubernetes_kserve import MANAGED
 from tests.cluster.conftest import CRDS, Kubectl, established
 from tests.cluster.node.conftest import Faults
 from tests.support import eventually
+from tests.support_orders import Traffic
 from tests.support_report import record
 from tests.support_rollout_cluster import ClusterSite, OperatorProcess, cluster_policy, patient_policy
-from tests.support_rollout_laptop import NAME, Traffic, harmless
+from tests.support_rollout_laptop import NAME
+from tests.support_variants import harmless
 
 pytestmark = pytest.mark.timeout(900)
 

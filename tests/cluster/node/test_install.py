@@ -17,7 +17,8 @@ from tests.cluster.node.conftest import Gateway
 from tests.cluster.objects import SYSTEM
 from tests.support import eventually
 from tests.support_install import InstalledSite, address, forwarded, require_images, rolled_out, standalone
-from tests.support_rollout_laptop import NAME, harmless
+from tests.support_rollout_laptop import NAME
+from tests.support_variants import harmless
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions")]
 

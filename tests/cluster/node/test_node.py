@@ -13,11 +13,10 @@ import pytest
 
 from tests.cluster.conftest import Kubectl
 from tests.cluster.node.conftest import Apply, Gateway, backends, container, route, service
+from tests.cluster.testbed.backing import PORTS
 from tests.cluster.testbed.images import reference
+from tests.cluster.testbed.site import ADDRESS, SYSTEM
 from tests.support import eventually
-
-SYSTEM = "serinus-system"
-BACKING = {"redis": 6379, "postgres": 5432, "mlflow": 5000, "prometheus": 9090}
 
 
 def said(kubectl: Kubectl, apply: Apply, namespace: str, code: str) -> list[str]:
@@ -41,7 +40,7 @@ def test_a_pod_runs_and_says_what_it_has_to(kubectl: Kubectl, apply: Apply, name
 
 
 def test_a_pod_finds_services_by_name(kubectl: Kubectl, apply: Apply, namespace: str) -> None:
-    places = {"kubernetes.default": 443, **{f"{name}.{SYSTEM}.svc": port for name, port in BACKING.items()}}
+    places = {"kubernetes.default": 443, **{f"{name}.{SYSTEM}.svc": port for name, port in PORTS.items()}}
     code = (
         f"import socket\nfor each in {list(places.items())}: print(socket.create_connection(each, 9).getpeername()[1])"
     )
@@ -101,5 +100,5 @@ def test_a_model_service_gets_ready_and_is_scraped(kubectl: Kubectl, namespace: 
 
 def samples(query: str) -> list[dict[str, Any]]:
     """What the testbed's Prometheus has now."""
-    answer = httpx.get("http://10.99.0.1:9090/api/v1/query", params={"query": query})
+    answer = httpx.get(f"http://{ADDRESS}:{PORTS['prometheus']}/api/v1/query", params={"query": query})
     return list(answer.json()["data"]["result"])

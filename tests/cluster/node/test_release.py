@@ -15,8 +15,10 @@ from tests.cluster.conftest import ROOT, Kubectl
 from tests.cluster.node.conftest import Gateway
 from tests.cluster.tools import program
 from tests.support_install import IMAGES, require_images, rolled_out
-from tests.support_rollout_cluster import DOMAIN, ClusterSite, platform, text
-from tests.support_rollout_laptop import NAME, harmless, policy
+from tests.support_platform import PODS, platform, text
+from tests.support_rollout_cluster import DOMAIN, ClusterSite
+from tests.support_rollout_laptop import NAME, policy
+from tests.support_variants import harmless
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("definitions")]
 
@@ -81,7 +83,7 @@ def test_an_upgrade_goes_on_where_the_chart_before_was(
     kubectl: Kubectl, gateway: Gateway, home: str, models: str, tmp_path: Path
 ) -> None:
     require_images(kubectl)
-    engines = f"--from-literal=platform.yaml={text(platform(Path('/var/run/serinus'), '{}.serinus-system.svc'))}"
+    engines = f"--from-literal=platform.yaml={text(platform(*PODS))}"
     kubectl("create", "secret", "generic", "serinus-platform", f"--namespace={home}", engines)
     helm = Helm(home, values(tmp_path, operator={"namespaces": [models]}))
     helm.put("install", PREVIOUS)

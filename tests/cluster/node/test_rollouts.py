@@ -10,7 +10,8 @@ import pytest
 
 from serinus.engines.kubernetes import HTTP_ROUTE
 from tests.support_rollout_cluster import ClusterSite, OperatorProcess, cluster_policy
-from tests.support_rollout_laptop import ERRING, IN_CAPITALS, IN_SECONDS, NAME, SLOW, handled_by, harmless
+from tests.support_rollout_laptop import NAME
+from tests.support_variants import ERRING, IN_CAPITALS, IN_SECONDS, SLOW, handled_by, harmless
 
 pytestmark = pytest.mark.timeout(1500)
 

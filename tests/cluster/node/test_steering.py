@@ -17,8 +17,9 @@ from serinus.core.rollout import Shares
 from serinus.engines.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, MODEL_DEPLOYMENT
 from serinus.engines.platformfile import VARIABLE
 from tests.cluster.conftest import Kubectl
+from tests.support_platform import text
 from tests.support_report import record
-from tests.support_rollout_cluster import ClusterSite, OperatorProcess, patient_policy, text
+from tests.support_rollout_cluster import ClusterSite, OperatorProcess, patient_policy
 from tests.support_rollout_laptop import NAME
 
 pytestmark = pytest.mark.timeout(900)

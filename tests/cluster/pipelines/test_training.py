@@ -18,8 +18,9 @@ from serinus.engines.kubernetes import CONTINUOUS_TRAINING, MODEL_DEPLOYMENT
 from tests.cluster.conftest import Kubectl
 from tests.cluster.node.conftest import Gateway
 from tests.cluster.testbed import pipelines
+from tests.cluster.testbed.site import ADDRESS
 from tests.support import eventually
-from tests.support_rollout_cluster import ADDRESS, DOMAIN, OperatorProcess
+from tests.support_rollout_cluster import DOMAIN, OperatorProcess
 from tests.support_training_cluster import AS_OF, IMAGE, NAME, TrainingSite, guarded
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("definitions", "runtime")]

@@ -127,9 +127,8 @@ class Cluster:
         control.start_scheduler(site)
         node.join(site)
         kinds = pipelines.definitions(build.pipelines()) if self._has("pipelines") else []
-        kserve.define(site, *gateway.definitions(site), *kinds)
+        yield from kserve.define(site, *gateway.definitions(site), *kinds)
         site.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}])
-        yield "definitions of KServe and of the Gateway API"
         gateway.start(site)
         backing.start_prometheus(site)
         yield from kserve.start(site)

@@ -35,14 +35,14 @@ _SETTINGS = {
 }
 
 
-def define(site: Site, *more: Document) -> None:
+def define(site: Site, *more: Document) -> Iterator[str]:
     """Make its kinds known, and others with them. Those that are known stay: storing them takes seconds."""
-    kinds, _, _ = _objects(site)
+    own, _, _ = _objects(site)
+    kinds = [*own, *more]
     known = site.kubectl("get", "crd", "--output=jsonpath={.items[*].metadata.name}").split()
-    if missing := [each for each in (*kinds, *more) if each["metadata"]["name"] not in known]:
+    if missing := [each for each in kinds if each["metadata"]["name"] not in known]:
         site.create(missing)
-        names = [f"crd/{each['metadata']['name']}" for each in missing]
-        site.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    yield from site.wait("definitions of KServe and of the Gateway API", lambda: site.established(kinds))
 
 
 def start(site: Site) -> Iterator[str]:

@@ -111,6 +111,12 @@ class Site:
             return False
         return True
 
+    def established(self, definitions: Iterable[Document]) -> bool:
+        """Whether the API server knows kinds. One that it has only just taken has no conditions yet, which kubectl
+        takes for an error instead of waiting: ask again."""
+        names = [f"crd/{each['metadata']['name']}" for each in definitions]
+        return self.answers("wait", "--for=condition=Established", "--timeout=5s", *names)
+
     def serves(self, url: str) -> bool:
         """Whether a web server in its network answers with success."""
         try:

@@ -183,15 +183,7 @@ class OwnRateComparison(RateComparison):
 
 def errors(spec: Errors) -> OwnRateComparison:
     """Requests with 5xx or no answer, of all requests."""
-    return OwnRateComparison(
-        name="errors",
-        blocking=spec.blocking,
-        ratio=spec.ratio,
-        margin=spec.margin,
-        what="requests",
-        pick=lambda arm: (arm.errors, arm.requests),
-        sick=spec.sick,
-    )
+    return _own_rate("errors", spec, "requests", lambda arm: (arm.errors, arm.requests))
 
 
 def slow(spec: Slow, edge: float | None) -> RateComparison:
@@ -202,15 +194,7 @@ def slow(spec: Slow, edge: float | None) -> RateComparison:
 
 def features(spec: FeatureProblems) -> OwnRateComparison:
     """The share of rows' views that had problems."""
-    return OwnRateComparison(
-        name="features",
-        blocking=spec.blocking,
-        ratio=spec.ratio,
-        margin=spec.margin,
-        what="rows",
-        pick=lambda arm: (arm.problems, arm.rows),
-        sick=spec.sick,
-    )
+    return _own_rate("features", spec, "rows", lambda arm: (arm.problems, arm.rows))
 
 
 def query(spec: QueryGuard, position: int) -> RateComparison:
@@ -222,3 +206,7 @@ def query(spec: QueryGuard, position: int) -> RateComparison:
 
 def _rate(name: str, spec: RateGuard, what: str, pick: Pick) -> RateComparison:
     return RateComparison(name, spec.blocking, spec.ratio, spec.margin, what, pick)
+
+
+def _own_rate(name: str, spec: Errors | FeatureProblems, what: str, pick: Pick) -> OwnRateComparison:
+    return OwnRateComparison(name, spec.blocking, spec.ratio, spec.margin, what, pick, sick=spec.sick)
