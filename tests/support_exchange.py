@@ -1,4 +1,4 @@
-"""What an exchange of questions promises in any database: with SQLite in tests/unit, with PostgreSQL in tests/cluster."""
+"""What an exchange of questions promises in any database: SQLite in tests/unit, PostgreSQL in tests/cluster."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ class ExchangePromises:
         assert standing is not None
         assert (standing.asked, standing.about) == (NOW + 10 * SECOND, NOW)
 
-    def test_of_several_scorers_each_question_has_one(
-        self, exchange: Exchange, opened: Callable[[], Exchange]
-    ) -> None:
+    def test_of_several_scorers_each_question_has_one(self, exchange: Exchange, opened: Callable[[], Exchange]) -> None:
         wanted = {f"demo/model-{number}" for number in range(20)}
         for number, place in enumerate(sorted(wanted)):
             ask(exchange, place, NOW + number * SECOND)
