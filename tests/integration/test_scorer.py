@@ -21,7 +21,8 @@ import sqlalchemy as sql
 import yaml
 
 from serinus.control.quality_cluster import ClusterQuality
-from serinus.control.scorer import MeasuredScorer, QuestionScorer
+from serinus.control.scorer import QuestionScorer
+from serinus.control.scorer_loop import MeasuredScorer
 from serinus.core.evidence import QualityEvidence
 from serinus.core.platform import Platform
 from serinus.core.prediction_log import LogCounts
@@ -266,7 +267,8 @@ def test_its_own_figures(parts: Parts) -> None:
         at[0] = next(moments)
         return at[0]
 
-    measured = MeasuredScorer(parts.scorer(), clock, timedelta(seconds=50))
+    scorer = parts.scorer()
+    measured = MeasuredScorer(scorer.step, lambda: scorer.waits_since, clock, timedelta(seconds=50))
     assert measured.step() is False
     parts.ask(canary=9)
     assert measured.step() is True

@@ -28,9 +28,11 @@ def scorer(
     import sys
     import threading
     from datetime import UTC, datetime, timedelta
+    from functools import partial
 
     from serinus.control.metrics_page import metrics_page
-    from serinus.control.scorer import MeasuredScorer, QuestionScorer, run
+    from serinus.control.scorer import QuestionScorer
+    from serinus.control.scorer_loop import MeasuredScorer, run
     from serinus.core.errors import InvalidInput, NotFound
     from serinus.engines.ledger_exchange import Exchange
     from serinus.engines.ledger_sql import LedgerDatabase
@@ -45,13 +47,11 @@ def scorer(
     if platform.ledger_uri is None:
         raise InvalidInput("the platform has no ledger_uri", hint="such as postgresql+psycopg2://user@host/serinus")
 
-    def clock() -> datetime:
-        return datetime.now(UTC)
-
+    clock = partial(datetime.now, UTC)
     exchange = Exchange(LedgerDatabase(platform.ledger_uri))
     registry = Registry(platform.tracking_uri, platform.artifact_uri)
     answering = QuestionScorer(exchange, platform, registry, clock, timedelta(seconds=interval))
-    measured = MeasuredScorer(answering, clock, timedelta(seconds=stuck))
+    measured = MeasuredScorer(answering.step, lambda: answering.waits_since, clock, timedelta(seconds=stuck))
     stop = threading.Event()
 
     def end(*_: object) -> None:

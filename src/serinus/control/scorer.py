@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, ValidationError
 
 from serinus.control.quality import QualitySettings, QualitySource, counters_file
@@ -199,82 +197,3 @@ class QuestionScorer:
         for folder in self._folder.glob("*/*"):
             if str(folder.relative_to(self._folder)) not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-class MeasuredScorer:
-    """A scorer that counts what it does in a registry of its own.
-
-    Args:
-        scorer: what is measured.
-        clock: tells the time.
-        stuck: how long one step may take before it is taken for hanging.
-    """
-
-    def __init__(self, scorer: QuestionScorer, clock: Callable[[], datetime], stuck: timedelta) -> None:
-        self._scorer = scorer
-        self._clock = clock
-        self._stuck = stuck
-        self._stepped = clock()
-        self.busy = False
-        own = self.registry = CollectorRegistry()
-        oldest = Gauge(
-            "serinus_scorer_oldest_seconds",
-            "How long the question has waited whose turn came first; 0 where none waits.",
-            registry=own,
-        )
-        oldest.set_function(self._oldest)
-        self._passes = Counter("serinus_scorer_passes", "Looks for a question that waits.", registry=own)
-        self._failed = Counter(
-            "serinus_scorer_failures", "Looks that failed, for the database could not be reached.", registry=own
-        )
-        self._answers = Counter(
-            "serinus_scorer_answers", "Answers: evidence, or why there is none.", ["result"], registry=own
-        )
-        for result in ("evidence", "missing"):
-            self._answers.labels(result)
-        self._seconds = Histogram(
-            "serinus_scorer_answer_seconds",
-            "Time that one answer takes.",
-            buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
-            registry=own,
-        )
-
-    def step(self) -> bool:
-        """One step; whether there was a question.
-
-        Raises:
-            SerinusError: it failed, and is counted.
-        """
-        began, self.busy = self._clock(), True
-        try:
-            with self._failed.count_exceptions():
-                found = self._scorer.step()
-        finally:
-            self.busy = False
-            self._stepped = self._clock()
-        self._passes.inc()
-        if found is not None:
-            self._seconds.observe((self._stepped - began).total_seconds())
-            self._answers.labels("missing" if found.missing else "evidence").inc()
-        return found is not None
-
-    def alive(self) -> bool:
-        """Whether steps are made."""
-        return self._clock() - self._stepped < self._stuck
-
-    def _oldest(self) -> float:
-        since = self._scorer.waits_since
-        return max(0.0, (self._clock() - since).total_seconds()) if since is not None else 0.0
-
-
-def run(scorer: MeasuredScorer, every: float, stop: threading.Event) -> None:
-    """Step until `stop` is set, at once after an answer and else each `every` seconds. A step that fails is logged and
-    made up for by the next one."""
-    while not stop.is_set():
-        busy = False
-        try:
-            busy = scorer.step()
-        except SerinusError as error:
-            log.error("%s", error)
-        if not busy:
-            stop.wait(every)
