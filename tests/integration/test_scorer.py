@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ from serinus.engines.prometheus import Connection, Prometheus
 from tests.support import eventually
 from tests.support_metrics import SCRAPE_SECONDS, Exporter, Server, scraping
 from tests.support_quality import CANARY, NAME, STABLE, LogSite, draw
+from tests.support_s3 import BUCKET, running
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -173,6 +175,23 @@ def test_a_question_is_answered_as_a_laptop_would(parts: Parts) -> None:
         versions[CANARY], versions[STABLE], parts.began, question.asked
     )
     assert laptop == found
+
+
+def test_a_log_in_a_bucket_is_read_with_the_platforms_own_key(parts: Parts, tmp_path: Path) -> None:
+    parts.traffic()
+    with running(tmp_path / "s3") as s3:
+        options = {"endpoint_url": s3.url, "key": s3.key, "secret": s3.secret}
+        bucket = fsspec.filesystem("s3", **options, skip_instance_cache=True)
+        bucket.put(parts.log.log["destination"], f"{BUCKET}/log", recursive=True)
+        log = PredictionLog(destination=f"s3://{BUCKET}/log")
+        parts.ask(log=log)
+        place = {"offline_uri": f"s3://{BUCKET}/features"}
+        found = answered(parts.scorer(**place, storage_options=options).step())
+        assert (found.missing, found.labelled.rows) == ((), ROWS)
+        parts.ask(log=log)
+        (words,) = answered(parts.scorer(**place, storage_options=options | {"secret": "none"}).step()).missing
+    assert words.startswith(f"cannot list s3://{BUCKET}/log")
+    assert s3.secret not in words
 
 
 def test_what_was_lost_is_remembered_by_a_scorer_that_takes_over(parts: Parts, tmp_path: Path) -> None:
@@ -394,6 +413,23 @@ def test_a_scorer_that_never_answers_is_named(asking: Asking) -> None:
     asking.look()
     late = answered(asking.quality.evidence(asking.spec, asking.state, utc_now() + 11 * MINUTE)).missing
     assert "the scorer has not answered yet (Deployment serinus-scorer" in late[0]
+
+
+@pytest.mark.prometheus
+def test_what_waited_on_a_pod_that_has_ended_is_expected_at_the_destination(asking: Asking) -> None:
+    asking.quality = replace(asking.quality, ended_after=timedelta(seconds=3))
+    asking.count(LogCounts(answered=1000, logged=1000, shipped=950, spooled=50))
+
+    def counted() -> tuple[int, int]:
+        asking.look()
+        task = asking.parts.exchange.take(utc_now(), timedelta(0))
+        assert task is not None
+        counts = Question.model_validate_json(task.text).counts
+        return counts.shipped, counts.spooled
+
+    assert counted() == (950, 50)
+    asking.exporter.stop()
+    eventually(lambda: counted() == (1000, 0), 60, interval=0.5)
 
 
 @pytest.mark.prometheus

@@ -22,6 +22,7 @@ from serinus.core.rollout import RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.spec.rollout import Rollout
 from serinus.core.spec.training import ContinuousTraining, Windows
+from serinus.core.times import format_duration
 from serinus.engines.kubernetes import CONTINUOUS_TRAINING, Kind, Object
 from serinus.engines.ledger_exchange import Asked, Exchange, Standing
 from serinus.engines.prometheus import Prometheus, Value, quoted
@@ -61,6 +62,7 @@ class ClusterQuality:
         scrape_interval: how often that scrapes: what it knows is as old.
         ask_again: how old a question is before it is asked again. A hundred rollouts that are looked at each second are
             no hundred queries a second.
+        ended_after: how long a pod is not scraped until it has ended for sure.
     """
 
     trainings: Trainings
@@ -69,6 +71,7 @@ class ClusterQuality:
     server: Prometheus
     scrape_interval: timedelta
     ask_again: timedelta = timedelta(seconds=10)
+    ended_after: timedelta = timedelta(minutes=1)
 
     def evidence(self, spec: ModelDeploymentSpec, state: RolloutState, now: datetime) -> QualityEvidence | None:
         """How canary and stable version predict; None where nobody wants to know, or there is no log."""
@@ -152,8 +155,8 @@ class ClusterQuality:
         found = self.server.instant(query, now)
         if not found:
             raise EngineError(f"Prometheus knows nothing of the prediction log of {model}")
-        recent = max(60, int(4 * self.scrape_interval.total_seconds()))
-        there = self.server.instant(f"last_over_time({_WAITING}{{{matchers}}}[{recent}s])", now)
+        recent = format_duration(max(self.ended_after, 4 * self.scrape_interval))
+        there = self.server.instant(f"last_over_time({_WAITING}{{{matchers}}}[{recent}])", now)
         alive = {_series(each) for each in there}
         return counts_of([(_station(each, alive), frozenset(each.labels.items()), each.value) for each in found])
 

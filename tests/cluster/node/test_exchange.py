@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from serinus.engines.ledger_exchange import Exchange
 from serinus.engines.ledger_sql import LedgerDatabase
 from tests.support_exchange import ExchangePromises
-from tests.support_rollout_cluster import platform
+from tests.support_platform import platform
 
 
 @pytest.fixture
