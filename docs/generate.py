@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from serinus.cli import app
 from serinus.control.refresh import MeasuredRefresher
+from serinus.control.scorer_loop import MeasuredScorer
 from serinus.core import errors
 from serinus.core.crd import custom_resource_definition, structural_schema
 from serinus.core.spec import API_VERSION, KINDS
@@ -189,6 +190,9 @@ def _metrics() -> Iterator[str]:
     yield "## Features\n\nOf the pod that keeps features up to date (`serinus refresh`), with the label `model`.\n"
     measured = MeasuredRefresher(lambda now: 0, "", lambda: datetime.now(UTC), timedelta())
     yield from _table(["metric", "type", "meaning"], list(_families(measured.registry)))
+    yield "## Quality\n\nOf the pod that scores rows for the operator (`serinus scorer`).\n"
+    scoring = MeasuredScorer(lambda: None, lambda: None, lambda: datetime.now(UTC), timedelta())
+    yield from _table(["metric", "type", "meaning"], list(_families(scoring.registry)))
     yield "## Buckets\n\nCounts at or below an edge are exact, quantiles between two edges are not: a guard on slow"
     yield "requests takes one of the edges as its limit.\n"
     edges: dict[tuple[float, ...], list[str]] = {}

@@ -77,6 +77,7 @@ WRONG = {
     "standalone.password=it@home": "/standalone/password",
     "operator.replica=3": "'replica' not allowed",
     "operator.replicas=0": "/operator/replicas",
+    "scorer.replicas=-1": "/scorer/replicas",
     "operator.resources.limits.memory=lots": "/operator/resources/limits/memory",
     "gateway.port=http": "/gateway/port",
     "gateway.create=yes": "/gateway/create",

@@ -96,7 +96,7 @@ def pods(objects: list[Object]) -> Iterator[Object]:
             }
 
 
-@pytest.mark.parametrize(("name", "number"), [("standalone", 6), ("production", 1), ("kubeflow", 1)])
+@pytest.mark.parametrize(("name", "number"), [("standalone", 7), ("production", 2), ("kubeflow", 2)])
 def test_pods_pass_admission(name: str, number: int, system: dict[str, list[Object]], kubectl: Kubectl) -> None:
     found = list(pods(system[name]))
     assert len(found) == number

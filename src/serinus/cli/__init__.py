@@ -12,7 +12,7 @@ from serinus.core.errors import SerinusError
 # A module a group of verbs; each has `register(app)`. Heavy imports belong inside the commands.
 _MODULES = (
     "project", "train", "models", "serving", "sidecar", "outcomes", "loop", "replay", "rollout", "ledger", "simulate",
-    "pod", "operator", "refresh", "submit",
+    "pod", "operator", "scorer", "refresh", "submit",
 )  # fmt: skip
 
 

@@ -26,8 +26,7 @@ def operator(
     import os
     import sys
 
-    from prometheus_client import start_http_server
-
+    from serinus.control.metrics_page import metrics_page
     from serinus.core.errors import NotFound
     from serinus.engines.kubernetes import Cluster
     from serinus.engines.platformfile import VARIABLE, platform_from_environment
@@ -41,10 +40,5 @@ def operator(
     if platform is None:
         raise NotFound(f"{VARIABLE} is not set", hint="it says where the engines are, as YAML")
     made, metrics = operator_of(settings, Cluster.connect(), platform)
-    server, thread = start_http_server(metrics_port, address, metrics.registry)
-    try:
+    with metrics_page(metrics.registry, metrics_port, address):
         made.run(liveness=f"http://{address}:{port}/healthz")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

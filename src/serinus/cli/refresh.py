@@ -31,10 +31,9 @@ def refresh(
     import threading
     from datetime import UTC, datetime
 
-    from prometheus_client import start_http_server
-
     from serinus.cli.place import platform_of
     from serinus.control.loop import run_forever
+    from serinus.control.metrics_page import metrics_page
     from serinus.control.refresh import MeasuredRefresher, Refresher
     from serinus.engines.feast import FeatureStore
     from serinus.engines.platformfile import platform_from_environment
@@ -50,10 +49,5 @@ def refresh(
     interval = loaded.training.spec.freshness.interval
     refresher = Refresher(loaded, store)
     measured = MeasuredRefresher(refresher, loaded.model_name, lambda: datetime.now(UTC), interval)
-    server, thread = start_http_server(port, address, measured.registry)
-    try:
+    with metrics_page(measured.registry, port, address):
         run_forever(measured.tick, interval.total_seconds(), stop)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,6 +3,9 @@
 Rows that vanish do not vanish at random: a crash takes those of one version, a full disk those of a busy hour. So
 evidence from a log that lost rows is refused, and so is evidence from a log that lags. The counters run since a
 predictor began to count; what matters is what happened since the first look, which is written down beside the cache.
+
+A predictor's own counters are read after the files were counted, so that what is at the destination is counted, too.
+Those that somebody else has gathered are older than the files: watching begins with the first ones that are younger.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,6 +27,14 @@ log = logging.getLogger(__name__)
 # Rows are in memory for a tenth of a second before they are in a file, and counters are not read all at once.
 _UNDER_WAY_SECONDS = 2.0
 _PATIENCE_SECONDS = 2.0
+_NOT_YET = "the prediction log's counters are older than its files: it is watched from the next ones on"
+
+
+class Lag(NamedTuple):
+    """Counters are up to so old at a look (`by`), where they do not come from the predictor itself."""
+
+    by: timedelta
+    clock: Callable[[], datetime]
 
 
 class _Kept(BaseModel):
@@ -37,7 +49,8 @@ class _Kept(BaseModel):
 class Watched(BaseModel):
     """What was counted at the first look, and what must have been shipped by a later one.
 
-    `rows` were at the destination then. `lost` rows are known to be lost from before counting began anew.
+    `rows` were at the destination then. `lost` rows are known to be lost from before counting began anew. With `listed`
+    there was no first look yet: that is when the rows at the destination were counted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +61,7 @@ class Watched(BaseModel):
     last: LogCounts
     lost: int = 0
     kept: tuple[_Kept, ...] = ()
+    listed: datetime | None = None
 
 
 class LogWatch:
@@ -58,13 +72,22 @@ class LogWatch:
         read: the counters of all versions, as `log_balance.read_counts`.
         settle: rows older than this ought to be at the destination.
         tolerated: share of the answered rows that may be lost.
+        lag: of the counters; none where they are read when they are asked for.
     """
 
-    def __init__(self, path: Path, read: Callable[[], LogCounts], settle: timedelta, tolerated: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        read: Callable[[], LogCounts],
+        settle: timedelta,
+        tolerated: float,
+        lag: Lag | None = None,
+    ) -> None:
         self._path = path
         self._read = read
         self._settle = settle
         self._tolerated = tolerated
+        self._lag = lag
         self._watched = self._load()
 
     def problems(self, now: datetime, rows: Callable[[], int]) -> list[str]:
@@ -81,6 +104,11 @@ class LogWatch:
         watched = self._watched
         if watched is None:
             return self._begin(now, rows(), lost=0)
+        if watched.listed is not None and self._lag is not None:
+            rows()  # they are taken in meanwhile
+            if now - self._lag.by <= watched.listed:
+                return [_NOT_YET]
+            return self._count(now, watched.rows, watched.lost)
         counts = self._settled(watched, now)
         there = rows()
         if _fell(counts, watched.last):
@@ -94,6 +122,13 @@ class LogWatch:
         return found
 
     def _begin(self, now: datetime, rows: int, lost: int) -> list[str]:
+        if self._lag is None:
+            return self._count(now, rows, lost)
+        counts, listed = self._read(), self._lag.clock()
+        self._store(Watched(at=now, first=counts, rows=rows, last=counts, lost=lost, listed=listed))
+        return [_NOT_YET]
+
+    def _count(self, now: datetime, rows: int, lost: int) -> list[str]:
         counts = self._read()
         kept = _Kept(at=now, rows=_kept(counts))
         self._store(Watched(at=now, first=counts, rows=rows, last=counts, lost=lost, kept=(kept,)))
@@ -108,7 +143,7 @@ class LogWatch:
             counts = self._read()
             return not self._unbalanced(watched, counts, now)
 
-        if self._unbalanced(watched, counts, now):
+        if self._lag is None and self._unbalanced(watched, counts, now):
             wait_until(balanced, _PATIENCE_SECONDS, every=0.2)
         return counts
 

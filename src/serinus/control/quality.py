@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serinus.control.log_watch import LogWatch
+from serinus.control.log_watch import Lag, LogWatch
 from serinus.control.quality_past import Past, calibrations
 from serinus.control.quality_rows import ScoredRows
 from serinus.control.quality_score import ROLES, SCORED, About, Fetch, PairScorer, Scorer, Segment, pair_folder
@@ -51,6 +51,10 @@ _YEAR = timedelta(days=366)
 _TIME = pa.timestamp("us", tz="UTC")
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True)
 class QualitySettings:
     """What the spec says, and what it leaves open.
@@ -58,7 +62,8 @@ class QualitySettings:
     `label_delay` is how long an outcome takes at the latest and `holdout` the length of the held-out period, as in the
     training's windows. Arms are compared in stretches of `stretch` of serving time. Rows of up to `history` before the
     rollout calibrate. A row ought to be at the log's destination `grace` after its segment is due. `tolerated_loss` is
-    the share of rows that may be lost.
+    the share of rows that may be lost. Counters are up to `lag` old where somebody else has gathered them; `clock` then
+    tells when files were counted.
     """
 
     quality: Quality
@@ -70,11 +75,18 @@ class QualitySettings:
     grace: timedelta = timedelta(minutes=1)
     whole_cohorts: bool = False
     tolerated_loss: float = 0.0
+    lag: timedelta = timedelta(0)
+    clock: Callable[[], datetime] = field(default=_utc_now, compare=False)
 
     @property
     def settle(self) -> timedelta:
         """How long after a row was served it is read for sure."""
         return self.log.segment_age + self.grace
+
+
+def counters_file(model: str, since: datetime) -> Path:
+    """Where, below its folder, a source keeps what it knows of the log's counters in a rollout."""
+    return Path(model) / f"counters-{since:%Y%m%dT%H%M%S%f}.json"
 
 
 class QualitySource:
@@ -134,8 +146,9 @@ class _Rollout:
         self._folder = pair_folder(home, canary.digest, stable.digest)
         ours, theirs = (Scorer.load(version, source.fetch, home / "archives") for version in (canary, stable))
         self._scorer = PairScorer(ours, theirs, self._store, self._folder / "rows")
-        counters = home / f"counters-{since:%Y%m%dT%H%M%S%f}.json"
-        self._watch = LogWatch(counters, source.counts, settings.settle, settings.tolerated_loss)
+        lag = Lag(settings.lag, settings.clock) if settings.lag else None
+        counters = source.folder / counters_file(canary.name, since)
+        self._watch = LogWatch(counters, source.counts, settings.settle, settings.tolerated_loss, lag)
         unseen = (unseen_since(each.lineage, settings.holdout, settings.label_delay) for each in (canary, stable))
         self._unseen_since = max(unseen)
         self._calibrated = not settings.quality.estimated

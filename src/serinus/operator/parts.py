@@ -21,6 +21,7 @@ from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
 from serinus.engines.kubernetes import Cluster, Object
 from serinus.engines.kubernetes_cache import CachedCluster
+from serinus.engines.ledger_exchange import Exchange
 from serinus.engines.ledger_sql import LedgerDatabase
 from serinus.engines.mlflow import Registry
 from serinus.engines.prometheus import Connection, Prometheus
@@ -43,11 +44,10 @@ class Parts:
     children: ClusterApi
     registry: Registry
     database: LedgerDatabase
+    exchange: Exchange
     events: Events
-    platform: Platform
     front: FrontFeatures
     candidates: dict[str, Candidate] = field(default_factory=dict, init=False)
-    _qualities: dict[tuple[str, str], ClusterQuality] = field(default_factory=dict, init=False)
     _prometheus: Prometheus | None = field(default=None, init=False)
 
     @classmethod
@@ -67,7 +67,8 @@ class Parts:
         registry = CachedRegistry(platform.tracking_uri, platform.artifact_uri)
         database = LedgerDatabase(platform.ledger_uri)
         front = FrontFeatures(cluster.cluster, settings.front)
-        return cls(settings, cluster.cluster, cluster, registry, database, events, platform, front)
+        exchange = Exchange(database)
+        return cls(settings, cluster.cluster, cluster, registry, database, exchange, events, front)
 
     @property
     def resync(self) -> float:
@@ -100,10 +101,8 @@ class Parts:
         server = self._server()
         if server is None:
             return _no_quality
-        key = (namespace, name)
-        if key not in self._qualities:
-            self._qualities[key] = ClusterQuality(self.cluster, key, self.registry, server, self.platform)
-        source = self._qualities[key]
+        place = (namespace, name)
+        source = ClusterQuality(self.cluster, place, self.exchange, server, self.settings.scrape_interval)
         return lambda state, now: source.evidence(spec, state, now)
 
     def _server(self) -> Prometheus | None:
