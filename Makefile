@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 # How much of a cluster the tests on one get: api, control, node or pipelines (tests/cluster/README.md).
 LEVEL ?= api
+# Which of them; all where that is not said.
+TESTS ?= tests/cluster
 ARGS ?=
 # For `make images`. The local one is made of Debian's packages: BASE=localhost/serinus-base:bookworm
 BASE ?= docker.io/library/python:3.11-slim-bookworm
@@ -46,7 +48,7 @@ NODE_IMAGE = $(if $(filter node pipelines,$(LEVEL)),$(addprefix --image ,$(patsu
 test-cluster: env ## run the tests on a real Kubernetes: that of KUBECONFIG, or one made here (LEVEL=node: with pods; LEVEL=pipelines)
 	@mkdir -p build/reports
 	@$(PY) -m tests.cluster.tools
-	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run $(NODE_IMAGE) -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml tests/cluster $(ARGS)
+	@$(PY) -m tests.cluster.testbed --level $(LEVEL) run $(NODE_IMAGE) -- $(PY) -m pytest -n 0 --junitxml=build/reports/cluster.xml $(TESTS) $(ARGS)
 
 test-images: env ## build the images, and test what is in them
 	@BASE=$(BASE) TAG=$(TAG) LAYOUT=no bash tests/cluster/images/build.sh

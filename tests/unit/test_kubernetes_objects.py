@@ -199,6 +199,12 @@ def test_what_keeps_pods_from_being_ready_is_told_in_their_own_words() -> None:
     again = {"name": "kserve-container", "ready": False, "state": {"running": {}}, "lastState": ended}
     found = kserve.trouble([pod(containerStatuses=[again])])
     assert found == kserve.Trouble("kserve-container of pod flights-v3-x: no module named x")
+    ended["terminated"]["message"] = "a line before\n" * 40 + "RuntimeError: this is why\n"
+    found = kserve.trouble([pod(containerStatuses=[again])])
+    assert found is not None
+    assert found.words.startswith("kserve-container of pod flights-v3-x: ")
+    assert found.words.endswith("RuntimeError: this is why")
+    assert len(found.words) < 350
     assert kserve.trouble([pod(containerStatuses=[{**again, "ready": True}])]) is None
     pending = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}
     found = kserve.trouble([pod(conditions=[pending])])

@@ -36,21 +36,22 @@ def fetch(
 
     from serinus.cli.place import platform_of
     from serinus.control.pod import fetch as bring
-    from serinus.control.pod import read_source
+    from serinus.control.pod import last_words, read_source
     from serinus.core.errors import IntegrityError
     from serinus.engines.mlflow import Registry
     from serinus.engines.platformfile import platform_from_environment
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    name, version, told = read_source(source)
-    wanted = digest or told
-    platform = platform_from_environment() or platform_of(file)
-    registry = Registry(platform.tracking_uri, platform.artifact_uri)
-    found = registry.get(name, version)
-    if wanted is not None and found.digest != wanted:
-        raise IntegrityError(f"the registry's {name} version {found.version} has {found.digest}, asked is {wanted}")
-    path = bring(registry, found, folder)
+    with last_words():
+        name, version, told = read_source(source)
+        wanted = digest or told
+        platform = platform_from_environment() or platform_of(file)
+        registry = Registry(platform.tracking_uri, platform.artifact_uri)
+        found = registry.get(name, version)
+        if wanted is not None and found.digest != wanted:
+            raise IntegrityError(f"the registry's {name} version {found.version} has {found.digest}, asked is {wanted}")
+        path = bring(registry, found, folder)
     sys.stdout.write(f"{path}\n")
 
 
@@ -64,14 +65,15 @@ def pod(
     import sys
     import threading
 
-    from serinus.control.pod import read_config, run
+    from serinus.control.pod import last_words, read_config, run
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run(read_config(config), _platform(), models, stop)
+    with last_words():
+        run(read_config(config), _platform(), models, stop)
 
 
 def _platform() -> Platform:

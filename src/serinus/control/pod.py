@@ -10,6 +10,8 @@ import logging
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
@@ -21,7 +23,7 @@ from serinus.control import stack
 from serinus.control.instance import Exposure, Serving
 from serinus.control.stack import Options
 from serinus.control.state import RunFolder
-from serinus.core.errors import EngineError, IntegrityError, InvalidInput, NotFound
+from serinus.core.errors import EngineError, IntegrityError, InvalidInput, NotFound, SerinusError
 from serinus.core.platform import Platform
 from serinus.core.serving import PodConfig
 from serinus.core.version import ModelVersion
@@ -40,6 +42,22 @@ _VERSION_FILE = "version.json"
 _NOTICE = timedelta(seconds=5)
 _READY_SECONDS = 300.0
 _EVERY_SECONDS = 0.5
+
+
+_LAST_WORDS = Path("/dev/termination-log")
+
+
+@contextmanager
+def last_words(path: Path = _LAST_WORDS) -> Iterator[None]:
+    """Leave what a container failed of where Kubernetes looks for it, if that is there: `kubectl describe` and the
+    operator then show that, and not whatever came last in its log."""
+    try:
+        yield
+    except SerinusError as error:
+        with suppress(OSError):
+            if path.exists():
+                path.write_text(f"{error.message}\n", encoding="utf-8")
+        raise
 
 
 def fetch(registry: Registry, version: ModelVersion, folder: Path) -> Path:

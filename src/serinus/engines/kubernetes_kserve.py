@@ -143,21 +143,21 @@ def _container_trouble(pod: str, container: Object) -> Trouble | None:
     ]
     where = f"{container['name']} of pod {pod}"
     if ended and ended[0]["exitCode"] == WRONG_DIGEST and container["name"] == FETCHING:
-        return Trouble(f"{where}: {_said(ended[0])}", broken=True)
+        return Trouble(_said(where, ended[0]), broken=True)
     waiting = container.get("state", {}).get("waiting", {})
     if waiting.get("reason") in _STUCK:
-        words = _said(ended[0]) if ended else waiting.get("message", "")
-        return Trouble(f"{where}: {waiting['reason']}: {words}"[:_WORDS])
+        where = f"{where}: {waiting['reason']}"
+        return Trouble(_said(where, ended[0]) if ended else f"{where}: {waiting.get('message', '')}"[:_WORDS])
     if ended and not container.get("ready", False):
         # Between two crashes it is up for a while, which tells nothing better than how the last one ended.
-        return Trouble(f"{where}: {_said(ended[0])}"[:_WORDS])
+        return Trouble(_said(where, ended[0]))
     return None
 
 
-def _said(ended: Object) -> str:
-    """The end of what a container wrote before it ended."""
-    message = ended.get("message", "").strip()
-    return message[-_WORDS:] if message else f"ended with exit code {ended['exitCode']}"
+def _said(where: str, ended: Object) -> str:
+    """Which container it was, and the end of what it wrote before it ended."""
+    message = ended.get("message", "").strip() or f"ended with exit code {ended['exitCode']}"
+    return f"{where}: {message[-(_WORDS - len(where)) :]}"
 
 
 def _metadata(served: Served, name: str) -> Object:
