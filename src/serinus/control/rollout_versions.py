@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,26 @@ from serinus.engines.mlflow import Registry
 log = logging.getLogger(__name__)
 
 
+class Candidates:
+    """Versions as rollouts know them, by their digest. An archive is read once, however many deployments of a model ask
+    for it at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Candidate] = {}
+        self._reading: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, version: ModelVersion, read: Callable[[ModelVersion], Candidate]) -> Candidate:
+        """A version, read where it is not known; an error of that is remembered by nobody."""
+        with self._lock:
+            reading = self._reading.setdefault(version.digest, threading.Lock())
+        with reading:
+            known = self._known.get(version.digest)
+            if known is None or known.version != version.version:
+                known = self._known[version.digest] = read(version)
+            return known
+
+
 @dataclass
 class RegistryVersions:
     """Versions by what the spec asks for. `champion` means: the challenger, if it is newer, may earn the place.
@@ -25,14 +47,14 @@ class RegistryVersions:
     Attributes:
         registry: where they are.
         model: what the spec asks for.
-        known: candidates by their digest; several deployments of a model may share them.
+        known: what was read of versions; several deployments of a model may share it.
         serving: the version that is alone in front, where that is known. If it is what is asked for, nothing is to be
             rolled out, and its archive is not read.
     """
 
     registry: Registry
     model: ModelRef
-    known: dict[str, Candidate] = field(default_factory=dict)
+    known: Candidates = field(default_factory=Candidates)
     serving: int | None = None
     _settled: int | None = field(default=None, init=False)
 
@@ -60,15 +82,11 @@ class RegistryVersions:
         One whose archive is not the one that was registered has none; that it can never be served shows when it is
         started, and is written down with the rollout that ends there.
         """
-        known = self.known.get(version.digest)
-        if known is not None and known.version == version.version:
-            return known
         try:
-            known = self.known[version.digest] = self._read(version)
+            return self.known.get(version, self._read)
         except IntegrityError as error:
             log.error("%s version %d: %s", version.name, version.version, error)
             return Candidate(version=version.version, digest=version.digest)
-        return known
 
     def _read(self, version: ModelVersion) -> Candidate:
         with tempfile.TemporaryDirectory() as scratch:

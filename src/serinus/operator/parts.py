@@ -12,11 +12,11 @@ from serinus.control.prometheus_evidence import PrometheusSource
 from serinus.control.quality_cluster import ClusterQuality
 from serinus.control.rollout import Evidence, QualitySource
 from serinus.control.rollout_cluster import ClusterApi, GatewayTraffic
-from serinus.control.rollout_versions import RegistryVersions
+from serinus.control.rollout_versions import Candidates, RegistryVersions
 from serinus.core.errors import InvalidInput
 from serinus.core.evidence import QualityEvidence, Snapshot
 from serinus.core.platform import Platform
-from serinus.core.rollout import Candidate, RolloutState
+from serinus.core.rollout import RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
 from serinus.engines.kubernetes import Cluster, Object
@@ -47,7 +47,7 @@ class Parts:
     exchange: Exchange
     events: Events
     front: FrontFeatures
-    candidates: dict[str, Candidate] = field(default_factory=dict, init=False)
+    candidates: Candidates = field(default_factory=Candidates, init=False)
     _prometheus: Prometheus | None = field(default=None, init=False)
 
     @classmethod
