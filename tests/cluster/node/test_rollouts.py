@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support_variants import ERRING, IN_CAPITALS, IN_SECONDS, SLOW, handle
 
 pytestmark = pytest.mark.timeout(1500)
 
+KILLS, SEED = 5, 6
 BROKEN = "raise RuntimeError('this version cannot be loaded')\n"
 
 
@@ -124,6 +126,12 @@ def test_an_operator_that_is_killed_is_followed_by_one_that_goes_on(
         version = site.challenger("after-a-crash", harmless).version
         for action in ("start", "advance"):
             site.until(action, lambda action=action: site.last_action() == action, 300)
+            operator.kill()
+            operator.start()
+        # And wherever it happens to be, from its first second on.
+        moments = random.Random(SEED)
+        for _ in range(KILLS):
+            traffic.wait_for(moments.randrange(50, 800))
             operator.kill()
             operator.start()
         site.until("promoted", lambda: site.status().get("stable") == version)
