@@ -267,7 +267,7 @@ class ClusterSite:
 _PACE = 0.5
 _LOOKS = "serinus_operator_reconcile_seconds_count"
 SMALL = {
-    "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+    "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     "batching": {"maxSize": 16, "maxDelay": "2ms"},
 }
 

@@ -119,6 +119,22 @@ def test_the_reason_of_a_failed_load_is_the_last_exception_of_the_first_attempt(
     assert load_failure(LOG) == "serinus.core.errors.NotFound: no such feature service"
 
 
+def test_the_reason_of_a_runtime_error_is_what_was_logged_before_torchserve_raised_its_own() -> None:
+    log = """INFO  MODEL_LOG model_name: flights, batchSize: 16
+INFO  MODEL_LOG Failed to load model flights, exception no weights for layer 3
+INFO  MODEL_LOG Traceback (most recent call last):
+INFO  MODEL_LOG   File "handler.py", line 3, in initialize
+INFO  MODEL_LOG RuntimeError: no weights for layer 3
+INFO  MODEL_LOG Backend worker process died.
+INFO  MODEL_LOG Traceback (most recent call last):
+INFO  MODEL_LOG   File "model_service_worker.py", line 201, in handle_connection
+INFO  MODEL_LOG RuntimeError: 500 - Unknown exception
+"""
+    assert load_failure(log) == "RuntimeError: no weights for layer 3"
+    cut = log[log.index("INFO  MODEL_LOG Backend") :]
+    assert load_failure(cut) == "RuntimeError: 500 - Unknown exception"
+
+
 def test_a_log_without_a_failure_has_no_reason() -> None:
     assert load_failure("2026-01-01T00:00:00,000 INFO  MODEL_LOG Torch worker started.\n") is None
 

@@ -34,6 +34,8 @@ _HEAP = "512m"
 _THREADS = {"number_of_netty_threads": "1", "netty_client_threads": "1"}
 _START_SECONDS = 120
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: \S")
+# A RuntimeError of a model that is being loaded is only logged, and then one like this is raised, which tells nothing.
+_WRAPPER = re.compile(r"RuntimeError: \d{3} - ")
 # What a worker prints for each request or batch; everything else of its output is kept.
 _CHATTER = r"(Backend received inference at|result=\[METRICS\]|\[METRICS\]).*"
 
@@ -242,12 +244,19 @@ def load_failure(log: str) -> str | None:
 
     A worker that fails is started again for minutes; its first exception already tells.
     """
-    _, *failures = log.split("Backend worker process died.")
+    before, *failures = log.split("Backend worker process died.")
     if not failures:
         return None
-    lines = [line.partition("MODEL_LOG ")[2] for line in failures[0].splitlines()]
-    reasons = [line for line in lines if _EXCEPTION.match(line)]
+    reasons = _exceptions(failures[0])
+    if reasons and _WRAPPER.match(reasons[-1]):
+        reasons = _exceptions(before.rpartition("Traceback (most recent call last):")[2])[:1] or reasons
     return reasons[-1] if reasons else "the worker process died while it loaded the model"
+
+
+def _exceptions(log: str) -> list[str]:
+    """The last lines of the traces in it."""
+    lines = (line.partition("MODEL_LOG ")[2] for line in log.splitlines())
+    return [line for line in lines if _EXCEPTION.match(line)]
 
 
 def _home() -> Path:

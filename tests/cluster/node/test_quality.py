@@ -13,7 +13,6 @@ from tests.cluster.conftest import Kubectl
 from tests.cluster.node.conftest import Gateway
 from tests.cluster.testbed.site import SYSTEM
 from tests.support_install import InstalledSite, forwarded, require_images, standalone
-from tests.support_rollout_cluster import SMALL
 from tests.support_rollout_laptop import NAME, policy
 from tests.support_variants import harmless, mixed_up
 
@@ -25,7 +24,6 @@ QUALITY = {"blocking": True, "margin": 0.02, "estimatedTolerance": 0.9, "earlyOu
 PACE = {"minimumDuration": "1s", "minimumRequests": 50, "maximumDuration": "20m", "readyTimeout": "10m"}
 MLFLOW = 5000
 SCORER = "deployment/serinus-scorer"
-PREDICTOR = {**SMALL, "resources": {**SMALL["resources"], "requests": {"cpu": "250m", "memory": "512Mi"}}}
 
 
 def judged() -> dict[str, Any]:
@@ -44,7 +42,7 @@ def site(kubectl: Kubectl, gateway: Gateway, tmp_path_factory: pytest.TempPathFa
     with standalone(kubectl, tmp_path_factory.mktemp("install")), forwarded("mlflow", 5000, MLFLOW):
         folder = tmp_path_factory.mktemp("models")
         found = InstalledSite(folder, kubectl, "flights", gateway.address, mlflow=MLFLOW)
-        found.deploy(judged(), log=LOG, predictor=PREDICTOR)
+        found.deploy(judged(), log=LOG)
         found.until("the first version answers", lambda: found.condition("Ready").get("status") == "True", 300)
         yield found
         kubectl("delete", "modeldeployment", NAME, "--namespace=flights", "--wait")
