@@ -5,6 +5,7 @@ what was registered, and the Gateway answers for real flights with features from
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,6 +128,16 @@ def test_the_gateway_answers_for_real_flights_with_features_from_redis(answers: 
     assert answers["probability"].between(0, 1).all()
     assert answers["probability"].nunique() > 50
     assert answers["prediction_id"].nunique() == 100
+
+
+def test_what_the_examples_readme_asks_is_answered(answers: pd.DataFrame, gateway: Gateway) -> None:
+    text = (SPEC.parent / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"curl -H 'Host: (\S+)' http://GATEWAY(\S+) -d '([^']+)'", text)
+    assert found is not None
+    host, path, body = found.groups()
+    answer = httpx.post(f"{gateway.address}{path}", headers={"Host": host}, content=body, timeout=30)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    assert 0 < answer.json()["predictions"][0]["probability"] < 1
 
 
 def test_what_was_answered_is_in_prometheus(answers: pd.DataFrame, kubectl: Kubectl) -> None:
