@@ -132,10 +132,10 @@ def test_the_gateway_answers_for_real_flights_with_features_from_redis(answers: 
 
 def test_what_the_examples_readme_asks_is_answered(answers: pd.DataFrame, gateway: Gateway) -> None:
     text = (SPEC.parent / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"curl -H 'Host: (\S+)' http://GATEWAY(\S+) -d '([^']+)'", text)
+    found = re.search(r"curl -H 'Host: (\S+)' http://GATEWAY(\S+) --json '([^']+)'", text)
     assert found is not None
     host, path, body = found.groups()
-    answer = httpx.post(f"{gateway.address}{path}", headers={"Host": host}, content=body, timeout=30)
+    answer = httpx.post(f"{gateway.address}{path}", headers={"Host": host}, json=json.loads(body), timeout=30)
     assert answer.status_code == httpx.codes.OK, answer.text
     assert 0 < answer.json()["predictions"][0]["probability"] < 1
 
