@@ -61,6 +61,7 @@ def trained(site: TrainingSite) -> dict[str, Any]:
     """The first run, which registered a version."""
     found = site.run_of(AS_OF, 900)
     assert found["result"] == "registered", found
+    assert site.condition("LastRunSucceeded") == "True"
     return found
 
 
@@ -72,7 +73,6 @@ def test_what_is_applied_is_trained_registered_and_served(
     assert champion.lineage.pipeline_run == f"{NAME}-20200215-000000"
     assert champion.lineage.as_of == datetime(2020, 2, 15, tzinfo=UTC)
     assert {"RunStarted", "Registered"} <= site.events()
-    assert site.condition("LastRunSucceeded") == "True"
     site.until("features are kept up to date", lambda: site.condition("FeaturesFresh") == "True", 300)
     site.until("the version answers", lambda: site.condition("Ready", MODEL_DEPLOYMENT) == "True", 300)
     url = f"{gateway.address}/v2/models/{NAME}/infer"
@@ -154,7 +154,7 @@ def test_a_run_that_fails_says_so_and_one_that_takes_too_long_is_stopped(
     assert found["result"] == "failed"
     assert "dataset" in found["message"]
     assert site.condition("LastRunSucceeded") == "False"
-    assert site.condition("Ready", MODEL_DEPLOYMENT) == "True"
+    site.until("the version answers all the same", lambda: site.condition("Ready", MODEL_DEPLOYMENT) == "True", 300)
     eventually(lambda: len(list(site.engine.runs(site.experiment))) <= 2, timeout=60)
 
 
