@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pandas as pd
@@ -50,7 +51,8 @@ def resources() -> list[dict[str, Any]]:
     """The example's, with our image, a first run as of a day of 2013, and features that may be as old as that."""
     training, deployment = jsonable(list(yaml.safe_load_all(SPEC.read_text(encoding="utf-8"))))
     training["spec"]["project"]["image"] = FLIGHTS
-    training["metadata"]["annotations"] = {"serinus.dev/run": AS_OF}
+    # Kubeflow may know a run of an earlier installation by the same name, which would not be made again.
+    training["metadata"]["annotations"] = {"serinus.dev/run": f"{AS_OF}#{uuid4().hex[:8]}"}
     deployment["spec"]["features"]["default"]["maximumAge"] = "36500d"
     return [training, deployment]
 
