@@ -84,7 +84,12 @@ def _run(plan: Plan, cluster: Cluster, fleet: Fleet, found: Platform) -> dict[st
         decisions.begin()
         patch = {"spec": {"model": {"version": CANARY}}}
         rolled_out = list(fleet.documents())[: plan.rollouts]
-        _everywhere(rolled_out, lambda each: cluster.merge(MODEL_DEPLOYMENT, *_place(each), patch))
+
+        def ask(document: Mapping[str, Any]) -> None:
+            decisions.asked(_place(document))
+            cluster.merge(MODEL_DEPLOYMENT, *_place(document), patch)
+
+        _everywhere(rolled_out, ask)
         _say(f"{plan.rollouts} rollouts have begun")
         figures |= _window(plan.seconds, cluster, process)
         figures |= decisions.figures()

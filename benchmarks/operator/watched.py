@@ -74,10 +74,14 @@ class Decisions(_Watched):
         self._began: float | None = None
 
     def begin(self) -> None:
-        """Count from now on: every deployment is due for its first decision."""
+        """Count from now on. A deployment counts once another version of it is asked for."""
         with self._lock:
             self._began = time.time()
-            self._due = dict.fromkeys(self._last, self._began)
+
+    def asked(self, key: tuple[str, str]) -> None:
+        """Another version is asked for now: the first decision is due."""
+        with self._lock:
+            self._due[key] = time.time()
 
     def figures(self) -> dict[str, float]:
         """How many there were, and how late."""
@@ -109,7 +113,7 @@ class Decisions(_Watched):
             if self._last.get(key) == newest["at"]:
                 return
             known, self._last[key] = key in self._last, newest["at"]
-            if self._began is None or not known:
+            if self._began is None or not known or key not in self._due:
                 return
             late = max(0.0, arrived - self._due[key])
             self._late.append(late)

@@ -245,11 +245,11 @@ class SqlLedger:
 
         table = self._database.entries
         line = sql.select(table.c.line).where(table.c.deployment == self._deployment).order_by(table.c.number.desc())
+        both = sql.select(self._head().scalar_subquery(), line.limit(1).scalar_subquery())
         engine = self._database.engine
         with self._database.translated("cannot be read"), engine.connect() as connection:
-            kept = self._parsed(connection.execute(self._head()).scalar())
-            newest = connection.execute(line.limit(1)).scalar()
-        return kept, None if newest is None else self._entry(newest)
+            kept, newest = connection.execute(both).one()
+        return self._parsed(kept), None if newest is None else self._entry(newest)
 
     def _kept(self) -> Head | None:
         engine = self._database.engine
