@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from serinus.core.evidence import Snapshot, Unusable, between
 from serinus.core.spec.rollout import QueryGuard
+from tests.support import eventually
 from tests.support_evidence import ROLES, counts, looks_of, of, source_of
 from tests.support_metrics import Exporter, Server, scraping
 
@@ -88,6 +90,9 @@ def test_while_prometheus_is_away_totals_and_their_moment_stay(pods: tuple[Expor
     assert (gap.at, gap.live, gap.epoch) == (before.at, before.live, start.epoch)
     first.asked(3, ok=2)
     server.start()
+    # A server that has just begun may take longer for a scrape than a look waits for one.
+    back = datetime.now(UTC)
+    eventually(lambda: server.scraped_all_since(back), 60)
     after = looks.until(
         lambda found: found.at > before.at and not found.missing and of(start, found).stable.requests == 6
     )
