@@ -279,8 +279,7 @@ class OperatorProcess:
         self.identity = identity
         self.log = folder / f"operator-{identity}.log"
         self.restarts = 0
-        # Of /metrics and /healthz: kopf takes port 0 for 80, which two cannot share.
-        self._port, self._health = free_ports(2)
+        [self._port] = free_ports(1)
         self._environment = {
             **os.environ,
             "SERINUS_PLATFORM": text(platform(folder / f"state-{identity}")),
@@ -330,8 +329,7 @@ class OperatorProcess:
         eventually(lambda: self.counted(_LOOKS) >= before + more, seconds, interval=1.0)
 
     def _launch(self) -> None:
-        ports = ("--port", str(self._health), "--metrics-port", str(self._port))
-        command = [sys.executable, "-P", "-m", "serinus", "operator", *ports]
+        command = [sys.executable, "-P", "-m", "serinus", "operator", "--port", str(self._port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
 

@@ -24,7 +24,7 @@ from benchmarks.operator.telemetry import Counts, Pod
 from serinus.core.errors import SerinusError
 from serinus.engines import kubernetes_gateway as gateway
 from serinus.engines import kubernetes_kserve as kserve
-from serinus.engines.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Cluster, Kind, Object
+from serinus.engines.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Cluster, Kind, Object, Selection
 from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.kubernetes_watch import Watching
 
@@ -43,7 +43,9 @@ class World:
         self._cluster = cluster
         self._fleet = fleet
         self._address = address
-        self._copy = CachedCluster(cluster, (INFERENCE_SERVICE, HTTP_ROUTE, POD), kserve.MANAGED)
+        self._copy = CachedCluster(
+            cluster, [Selection(kind, labels=kserve.MANAGED) for kind in (INFERENCE_SERVICE, HTTP_ROUTE, POD)]
+        )
         self.watching = Watching(cluster, self._copy.stores, self._changed)
         self._waiting: queue.SimpleQueue[tuple[Kind, str, str]] = queue.SimpleQueue()
         self.counts = Counts()

@@ -50,6 +50,8 @@ MAY_NOT = [
     ("create", "clusterroles.rbac.authorization.k8s.io", SYSTEM),
     ("create", "serviceaccounts/token", SYSTEM),
     ("delete", "namespaces", "flights"),
+    ("list", "namespaces", "flights"),
+    ("get", "customresourcedefinitions.apiextensions.k8s.io", "flights"),
 ]
 
 

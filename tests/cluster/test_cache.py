@@ -67,6 +67,10 @@ def deployment(namespace: str, name: str) -> Object:
     }
 
 
+def ours(*kinds: Kind) -> list[Selection]:
+    return [Selection(kind, labels=kserve.MANAGED) for kind in kinds]
+
+
 @contextmanager
 def watched(cached: CachedCluster, cluster: Cluster, heard: Heard | None = None) -> Iterator[Watching]:
     watching = Watching(cluster, cached.stores, heard or Heard(), seconds=2)
@@ -85,7 +89,7 @@ def cluster(api: client.ApiClient) -> Cluster:
 
 @pytest.fixture
 def cached(cluster: Cluster, namespace: str) -> CachedCluster:
-    return CachedCluster(cluster, [CONFIG_MAP], kserve.MANAGED, [namespace])
+    return CachedCluster(cluster, ours(CONFIG_MAP), [namespace])
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +174,7 @@ class Forgetful(Cluster):
 def test_after_a_410_everything_is_listed_again(api: client.ApiClient, cluster: Cluster, namespace: str) -> None:
     with pytest.raises(Gone):
         list(cluster.watch(Selection(MODEL_DEPLOYMENT, namespace), "1", 2))
-    cached = CachedCluster(cluster, [MODEL_DEPLOYMENT], kserve.MANAGED, [namespace])
+    cached = CachedCluster(cluster, ours(MODEL_DEPLOYMENT), [namespace])
     forgetful = Forgetful(api)
     with watched(cached, forgetful):
         eventually(lambda: len(forgetful.asked) > 1, 20)
@@ -181,7 +185,7 @@ def test_after_a_410_everything_is_listed_again(api: client.ApiClient, cluster: 
 
 def test_a_kind_that_is_not_there_has_no_objects(cluster: Cluster, namespace: str) -> None:
     unknown = Kind("Gadget", "example.com/v1", "gadgets")
-    cached = CachedCluster(cluster, [unknown], kserve.MANAGED)
+    cached = CachedCluster(cluster, ours(unknown))
     with watched(cached, cluster):
         assert cached.get(unknown, namespace, "one") is None
         assert cached.all(unknown, namespace, kserve.labels(NAME)) == []
@@ -229,7 +233,7 @@ def kinds(kubectl: Kubectl, definitions: None) -> Iterator[None]:
 def test_nothing_is_deleted_on_the_word_of_a_copy(cluster: Cluster, namespace: str) -> None:
     owner = cluster.apply(deployment(namespace, NAME), MODEL_DEPLOYMENT)
     spec = ModelDeploymentSpec.model_validate(owner["spec"], by_alias=True, by_name=False)
-    cached = CachedCluster(cluster, CHILDREN, kserve.MANAGED, [namespace])
+    cached = CachedCluster(cluster, ours(*CHILDREN), [namespace])
     traffic = GatewayTraffic(cached, owner, spec, OneVersion(), Front("serinus-system", "serinus", "example"))
     for number in (1, 2):
         traffic.keep(number)

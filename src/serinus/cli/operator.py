@@ -9,12 +9,11 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
-    app.command(epilog="Example: SERINUS_PLATFORM=platform.yaml serinus operator --port 8080")(operator)
+    app.command(epilog="Example: SERINUS_PLATFORM=platform.yaml serinus operator --port 9090")(operator)
 
 
 def operator(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz.")] = 8080,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics.")] = 9090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics and /healthz.")] = 9090,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Look after ModelDeployments and ContinuousTrainings of a cluster until told to stop.
@@ -24,6 +23,7 @@ def operator(
     """
     import logging
     import os
+    import signal
     import sys
 
     from serinus.control.metrics_page import metrics_page
@@ -40,5 +40,7 @@ def operator(
     if platform is None:
         raise NotFound(f"{VARIABLE} is not set", hint="it says where the engines are, as YAML")
     made, metrics = operator_of(settings, Cluster.connect(), platform)
-    with metrics_page(metrics.registry, metrics_port, address):
-        made.run(liveness=f"http://{address}:{port}/healthz")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: made.stop())
+    with metrics_page(metrics.registry, port, address, made.alive):
+        made.run()

@@ -59,7 +59,6 @@ INFERENCE_SERVICE = Kind("InferenceService", "serving.kserve.io/v1beta1", "infer
 GATEWAY = Kind("Gateway", "gateway.networking.k8s.io/v1", "gateways")
 GATEWAY_CLASS = Kind("GatewayClass", "gateway.networking.k8s.io/v1", "gatewayclasses")
 HTTP_ROUTE = Kind("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes")
-DEFINITION = Kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions")
 MODEL_DEPLOYMENT = Kind("ModelDeployment", "serinus.dev/v1alpha1", "modeldeployments")
 CONTINUOUS_TRAINING = Kind("ContinuousTraining", "serinus.dev/v1alpha1", "continuoustrainings")
 

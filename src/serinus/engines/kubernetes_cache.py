@@ -1,9 +1,8 @@
-"""A copy of the objects that Serinus made, kept up to date by one watch a kind: a look then reads memory.
+"""A copy of our resources and of what was made for them, kept up to date by one watch a kind: a look reads memory.
 
 The API server stays the only truth. What it answers to our own writes goes into the copy at once, older news of the
 same object are passed over, and while a watch is down its kind is read from the server itself. (Versions of objects are
-numbers that grow with every change of a kind, and may be compared.) kopf's own indices would not do: what was deleted
-while its watch was down stays in them, and they cannot be asked from a worker's thread.
+numbers that grow with every change of a kind, and may be compared.)
 
 Objects are kept as JSON, which takes a fifth of the memory, and whoever reads one gets a copy of their own.
 """
@@ -101,6 +100,10 @@ class Store:
             if version > self._seen and (kept is None or version > kept.version):
                 list(self._put(key, self._entry(found)))
 
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether objects with these labels are among those that are watched."""
+        return (self.selection.labels or {}).items() <= labels.items()
+
     @property
     def version(self) -> str:
         """Where the watch goes on."""
@@ -155,18 +158,17 @@ class CachedCluster:
 
     Args:
         cluster: the API server.
-        kinds: that are watched.
-        labels: that the objects have which are watched; of others, and of other kinds, the server is asked.
+        watched: which kinds, and with which labels; there is nothing else of these kinds here. Of other kinds the
+            server is asked.
         namespaces: that are watched; all where empty.
     """
 
-    def __init__(
-        self, cluster: Cluster, kinds: Sequence[Kind], labels: Mapping[str, str], namespaces: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, cluster: Cluster, watched: Sequence[Selection], namespaces: Sequence[str] = ()) -> None:
         self.cluster = cluster
-        self._labels = labels
         scopes: Sequence[str | None] = namespaces or (None,)
-        self._stores = {(kind, scope): Store(Selection(kind, scope, labels)) for kind in kinds for scope in scopes}
+        self._stores = {
+            (each.kind, scope): Store(each._replace(namespace=scope)) for each in watched for scope in scopes
+        }
 
     @property
     def stores(self) -> Sequence[Store]:
@@ -190,7 +192,7 @@ class CachedCluster:
         """Objects with these labels, in a namespace or in all."""
         wanted = labels or {}
         store = self._store(kind, namespace)
-        if store is None or not store.synced.is_set() or not self._labels.items() <= wanted.items():
+        if store is None or not store.synced.is_set() or not store.holds(wanted):
             return self.cluster.all(kind, namespace, labels)
         return store.all(namespace, wanted)
 
@@ -208,9 +210,8 @@ class CachedCluster:
         return self._stores.get((kind, None), self._stores.get((kind, namespace)))
 
     def _take(self, kind: Kind, found: Object | None) -> None:
-        if found is None or not self._labels.items() <= found["metadata"].get("labels", {}).items():
-            return
-        if (store := self._store(kind, found["metadata"]["namespace"])) is not None:
+        store = self._store(kind, found["metadata"]["namespace"]) if found is not None else None
+        if found is not None and store is not None and store.holds(found["metadata"].get("labels", {})):
             store.wrote(found)
 
 

@@ -55,6 +55,10 @@ class Watching:
         until = time.monotonic() + seconds
         return all(store.synced.wait(max(0.0, until - time.monotonic())) for store in self.stores)
 
+    def alive(self) -> bool:
+        """Whether every store is still followed, be it that the API server does not answer now."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def stop(self, seconds: float = 0.0) -> None:
         """Watch no longer, and wait so long for the threads: each ends with what it hears next, or with its watch."""
         self._stop.set()

@@ -9,12 +9,20 @@ from pathlib import Path
 from serinus.control.rollout_cluster import CHILDREN
 from serinus.core.platform import Platform
 from serinus.engines.kfp_cluster import Pipelines, PipelineServer
-from serinus.engines.kubernetes import CONTINUOUS_TRAINING, EVENT, MODEL_DEPLOYMENT, POD, Cluster, Object
+from serinus.engines.kubernetes import (
+    CONTINUOUS_TRAINING,
+    DEPLOYMENT,
+    EVENT,
+    MODEL_DEPLOYMENT,
+    POD,
+    Cluster,
+    Object,
+    Selection,
+)
 from serinus.engines.kubernetes_cache import CachedCluster
-from serinus.engines.kubernetes_features import PLATFORM_FILE, SPEC_IN_IMAGE
+from serinus.engines.kubernetes_features import COMPONENT, PLATFORM_FILE, SPEC_IN_IMAGE
 from serinus.engines.kubernetes_kserve import MANAGED
 from serinus.engines.kubernetes_watch import Watching
-from serinus.operator.definitions import Definitions
 from serinus.operator.deployments import Deployments
 from serinus.operator.lease import Election
 from serinus.operator.main import LEASE_NAME, Operator
@@ -22,6 +30,14 @@ from serinus.operator.metrics import Metrics
 from serinus.operator.parts import Parts
 from serinus.operator.settings import Settings
 from serinus.operator.trainings import TrainingParts, Trainings
+
+WATCHED = (
+    Selection(MODEL_DEPLOYMENT),
+    Selection(CONTINUOUS_TRAINING),
+    *(Selection(kind, labels=MANAGED) for kind in (*CHILDREN, POD)),
+    Selection(DEPLOYMENT, labels={**MANAGED, **COMPONENT}),
+)
+"""What an operator has a copy of: our resources, what was made for them, and their pods."""
 
 
 class ClusterEvents:
@@ -42,15 +58,14 @@ def operator_of(settings: Settings, cluster: Cluster, platform: Platform) -> tup
         InvalidInput: the platform lacks something that it needs.
     """
     metrics = Metrics()
-    cached = CachedCluster(cluster, (*CHILDREN, POD), MANAGED, settings.watched)
+    cached = CachedCluster(cluster, WATCHED, settings.watched)
     parts = Parts.of(settings, cached, platform, ClusterEvents(cluster))
-    deployments = Deployments(cluster, parts, metrics.decided)
+    deployments = Deployments(cached, parts, metrics.decided)
     election = Election(cluster, settings.own_namespace, LEASE_NAME, settings.identity)
-    trainings = Trainings(cluster, _training_parts(settings, platform, parts), metrics.ran)
+    trainings = Trainings(cached, _training_parts(settings, platform, parts), metrics.ran)
     looks = {MODEL_DEPLOYMENT.name: deployments.look, CONTINUOUS_TRAINING.name: trainings.look}
-    made = Operator(looks, election, metrics, settings.workers, settings.watched)
-    definitions = Definitions(cluster, (MODEL_DEPLOYMENT, CONTINUOUS_TRAINING))
-    made.follow(Watching(cluster, cached.stores, made.changed), definitions)
+    made = Operator(looks, election, metrics, settings.workers)
+    made.follow(Watching(cluster, cached.stores, made.changed))
     return made, metrics
 
 

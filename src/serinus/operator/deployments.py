@@ -18,9 +18,11 @@ from serinus.core.errors import EngineError, IntegrityError, NotFound, SerinusEr
 from serinus.core.rollout import Candidate, Decision, Shares, shares
 from serinus.core.spec.deployment import ModelDeployment, ModelDeploymentSpec
 from serinus.core.status import ModelDeploymentStatus
-from serinus.engines.kubernetes import MODEL_DEPLOYMENT, Cluster, Object, event
+from serinus.engines.kubernetes import MODEL_DEPLOYMENT, Object, event
+from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.operator.conditions import ACCEPTED, PROGRESSING, READY, Finding, differs, merged
 from serinus.operator.parts import Parts
+from serinus.operator.subject import goes_by
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Look(NamedTuple):
 class Deployments:
     """Looks after ModelDeployments. What it remembers is only to save work: another one can go on at any time."""
 
-    cluster: Cluster
+    cluster: CachedCluster
     parts: Parts
     decided: Callable[[Decision], None]
     _versions: dict[tuple[str, str], RegistryVersions] = field(default_factory=dict, init=False)
@@ -63,8 +65,10 @@ class Deployments:
             return None
         before = _status(found)
         look = self._look(found, before, now)
-        self._write(found, look, now)
-        return look.again
+        known = self._write(found, look, now)
+        self._tell(found, look, now)
+        # What changed meanwhile came with the answer to our own write, and is told by nobody else.
+        return look.again if known is None or goes_by(known) == goes_by(found) else 0.0
 
     def _look(self, found: Object, before: ModelDeploymentStatus, now: datetime) -> Look:
         try:
@@ -215,7 +219,7 @@ class Deployments:
             traffic=traffic,
             evidence=self.parts.evidence(namespace, spec),
             quality=self.parts.quality(namespace, name, spec),
-            commands=AnnotationCommands(self.cluster, namespace, name, resolve, found),
+            commands=AnnotationCommands(self.parts.cluster, namespace, name, resolve, found),
             ledger=self.parts.database.ledger(_where(found)),
         )
 
@@ -229,20 +233,21 @@ class Deployments:
     def _number(self, found: Object, spec: ModelDeploymentSpec) -> int:
         return self.parts.registry.get(spec.model.name, spec.model.version).version
 
-    def _write(self, found: Object, look: Look, now: datetime) -> None:
+    def _write(self, found: Object, look: Look, now: datetime) -> Object | None:
+        """Write what is news; the resource as it is then, or None where there was no news."""
         generation = found["metadata"]["generation"]
         conditions = merged(look.status.conditions, look.findings, generation, now)
         status = look.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
         wanted = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if differs(found.get("status"), wanted):
-            document = {
-                "apiVersion": MODEL_DEPLOYMENT.api_version,
-                "kind": MODEL_DEPLOYMENT.name,
-                "metadata": {"name": found["metadata"]["name"], "namespace": found["metadata"]["namespace"]},
-                "status": wanted,
-            }
-            self.cluster.apply(document, MODEL_DEPLOYMENT, status=True)
-        self._tell(found, look, now)
+        if not differs(found.get("status"), wanted):
+            return None
+        document = {
+            "apiVersion": MODEL_DEPLOYMENT.api_version,
+            "kind": MODEL_DEPLOYMENT.name,
+            "metadata": {"name": found["metadata"]["name"], "namespace": found["metadata"]["namespace"]},
+            "status": wanted,
+        }
+        return self.cluster.apply(document, MODEL_DEPLOYMENT, status=True)
 
     def _tell(self, found: Object, look: Look, now: datetime) -> None:
         """Events for what was decided; one that cannot be written is not tried again."""

@@ -1,31 +1,25 @@
-"""The operator's process: kopf watches our resources, a lease says who decides, workers take one look after another.
+"""The operator's process: watches say that something happened, a lease says who decides, workers take one look after
+another.
 
-kopf's handlers only say that something happened. So an operator that dies, is upgraded or loses its watch leaves
-nothing behind that its successor would have to understand, and no resource needs a finalizer that could hang. What we
-made for a resource is watched for a copy of it (`engines.kubernetes_cache`), which says so too.
+A watch only ever brings a look forward. So an operator that dies, is upgraded or loses its watches leaves nothing
+behind that its successor would have to understand, and no resource needs a finalizer that could hang.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
-
-import kopf
 
 from serinus.core.errors import Conflict, SerinusError
-from serinus.core.spec.common import GROUP, VERSION
 from serinus.engines.kubernetes import CONTINUOUS_TRAINING, DEPLOYMENT, MODEL_DEPLOYMENT, POD, Kind, Object
-from serinus.engines.kubernetes_features import COMPONENT
-from serinus.engines.kubernetes_kserve import MANAGED, NAME_LABEL, trouble
+from serinus.engines.kubernetes_kserve import NAME_LABEL, trouble
 from serinus.engines.kubernetes_watch import Watching
-from serinus.operator.definitions import Definitions
 from serinus.operator.lease import Election, utc_now
 from serinus.operator.metrics import Metrics
 from serinus.operator.queue import Key, WorkQueue
+from serinus.operator.subject import goes_by
 
 log = logging.getLogger(__name__)
 
@@ -41,100 +35,81 @@ Look = Callable[[str, str, datetime], float | None]
 
 
 class Operator:
-    """Watches, and looks after resources while it leads.
+    """Looks after resources while it leads.
 
     Args:
         looks: by kind of resource.
         election: this operator's part in it.
         metrics: where it counts.
         workers: looks side by side.
-        namespaces: that are watched; all where empty.
     """
 
-    def __init__(
-        self,
-        looks: Mapping[str, Look],
-        election: Election,
-        metrics: Metrics,
-        workers: int,
-        namespaces: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, looks: Mapping[str, Look], election: Election, metrics: Metrics, workers: int) -> None:
         self._looks = looks
         self._election = election
         self._metrics = metrics
-        self._workers = workers
-        self._namespaces = namespaces
         self._queue = WorkQueue()
         self._leading = threading.Event()
         # Asked for, not told: one that has nothing to look at leads, too.
         metrics.leading.set_function(lambda: float(self._leading.is_set()))
         self._stop = threading.Event()
-        self._registry = kopf.OperatorRegistry()
-        self._watching_children: Watching | None = None
-        self._definitions: Definitions | None = None
-        # What a look goes by: changes of anything else are our own news.
-        self._told: dict[Key, Hashable] = {}
-        self._watch()
+        self._watching: Watching | None = None
+        workers_named = [(self._work, f"look-{at}") for at in range(workers)]
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._elect, "election"), *workers_named)
+        ]
 
-    def follow(self, watching: Watching, definitions: Definitions) -> None:
-        """Have the copy of what we made kept up to date while this runs; it is to tell `changed`. Where definitions of
-        our kinds are replaced, `run` ends."""
-        self._watching_children = watching
-        self._definitions = definitions
+    def follow(self, watching: Watching) -> None:
+        """Have the copy of resources and of what was made for them kept up to date while this runs; it is to tell
+        `changed`."""
+        self._watching = watching
 
     def changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
-        """Have the owner of something that others changed looked at."""
+        """Have the resource looked at that others changed, or that owns what others changed."""
+        if kind.name in self._looks:
+            return self._resource_changed(kind, before, after)
         if kind == POD and trouble([before] if before else []) == trouble([after] if after else []):
-            return  # that its pods are ready says the InferenceService
+            return None  # that its pods are ready says the InferenceService
+        owned_by = CONTINUOUS_TRAINING if kind == DEPLOYMENT else MODEL_DEPLOYMENT
         for each in (before, after):
             owner = each["metadata"].get("labels", {}).get(NAME_LABEL) if each else None
             if each and owner:
-                self._queue.add(Key(MODEL_DEPLOYMENT.name, each["metadata"]["namespace"], owner), _TOGETHER)
+                self._queue.add(Key(owned_by.name, each["metadata"]["namespace"], owner), _TOGETHER)
+        return None
 
-    def run(self, liveness: str | None = None) -> None:
-        """Work until told to stop by a signal, or until the Lease is lost or the definitions are replaced."""
-        flag = threading.Event()
-        elected = threading.Thread(target=self._elect, args=(flag,), name="election", daemon=True)
-        defined = threading.Thread(target=self._mind_definitions, args=(flag,), name="definitions", daemon=True)
-        working = [threading.Thread(target=self._work, name=f"look-{at}", daemon=True) for at in range(self._workers)]
-        if self._watching_children is not None:
-            self._watching_children.start()
-        for each in (elected, defined, *working):
+    def run(self) -> None:
+        """Work until `stop` is called, or until the Lease is lost."""
+        if self._watching is not None:
+            self._watching.start()
+        for each in self._threads:
             each.start()
         try:
-            asyncio.run(self._watching(flag, liveness))
+            self._stop.wait()
         finally:
             self._stop.set()
             self._queue.close()
-            if self._watching_children is not None:
-                self._watching_children.stop()
-            for each in (*working, defined, elected):
+            if self._watching is not None:
+                self._watching.stop()
+            for each in self._threads:
                 each.join(timeout=30)
             self._election.leave()
 
-    async def _watching(self, flag: threading.Event, liveness: str | None) -> None:
-        try:
-            await kopf.operator(
-                registry=self._registry,
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-                standalone=True,
-                stop_flag=flag,
-                liveness_endpoint=liveness,
-            )
-        finally:
-            flag.set()  # kopf waits for it in a thread, which would hold up the end where kopf fails
+    def stop(self) -> None:
+        """Let `run` end, once the looks that are under way are over."""
+        self._stop.set()
 
-    def _elect(self, flag: threading.Event) -> None:
+    def alive(self) -> bool:
+        """Whether everything that is to run does. An API server that cannot be asked is no reason to begin anew."""
+        threads = all(each.is_alive() for each in self._threads)
+        return threads and (self._watching is None or self._watching.alive())
+
+    def _elect(self) -> None:
         self._election.run(utc_now, self._leading, self._stop)
-        flag.set()  # a lease that was lost ends the process: what it has in its hands must not be finished
-
-    def _mind_definitions(self, flag: threading.Event) -> None:
-        if self._definitions is not None and self._definitions.follow(self._stop):
-            flag.set()
+        self.stop()  # a lease that was lost ends the process: what it has in its hands must not be finished
 
     def _work(self) -> None:
-        if self._watching_children is not None and not self._watching_children.wait(_SYNC_SECONDS):
+        if self._watching is not None and not self._watching.wait(_SYNC_SECONDS):
             log.warning("what is on the cluster is not known yet: every look asks the API server")
         while not self._stop.is_set():
             if not self._leading.wait(timeout=0.5):
@@ -164,44 +139,12 @@ class Operator:
         metrics.errors.labels(key.kind).inc()
         return _FAILED_SECONDS
 
-    def _watch(self) -> None:
-        """Tell kopf what to watch."""
-        for kind in (MODEL_DEPLOYMENT, CONTINUOUS_TRAINING):
-            if kind.name in self._looks:
-                kopf.on.event(GROUP, VERSION, kind.plural, registry=self._registry)(self._happened(kind))
-        if CONTINUOUS_TRAINING.name in self._looks:
-            own = {**COMPONENT, "app.kubernetes.io/managed-by": MANAGED["app.kubernetes.io/managed-by"]}
-            group, version = DEPLOYMENT.api_version.split("/")
-            kopf.on.event(group, version, DEPLOYMENT.plural, registry=self._registry, labels=own)(self._feature_pod)
-        kopf.on.startup(registry=self._registry)(_quietly)
-        kopf.on.login(registry=self._registry)(kopf.login_via_client)
-
-    def _happened(self, kind: Kind) -> Callable[..., None]:
-        def handler(namespace: str | None, name: str, body: Mapping[str, Any], type: str | None, **_: Any) -> None:
-            key, meta = Key(kind.name, namespace or "", name), body.get("metadata", {})
-            if type == "DELETED":
-                self._told.pop(key, None)
-                return self._queue.add(key)
-            annotations = frozenset(meta.get("annotations", {}).items())
-            told = (meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp"), hash(annotations))
-            if self._told.get(key) != told or type != "MODIFIED":
-                self._told[key] = told
-                # Of all that there is when an operator begins, rollouts come first.
-                calm = type is None and not body.get("status", {}).get("canary")
-                self._queue.add(key, slack=_CALM if calm else None)
-            return None
-
-        return handler
-
-    def _feature_pod(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        if owner := labels.get(NAME_LABEL):
-            self._queue.add(Key(CONTINUOUS_TRAINING.name, namespace or "", owner))
-
-
-def _quietly(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """kopf says nothing of our resources itself, and never waits for ever on a watch that has gone quiet."""
-    settings.posting.enabled = False
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
-    settings.watching.connect_timeout = 10
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    def _resource_changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
+        found = after or before
+        assert found is not None
+        key = Key(kind.name, found["metadata"]["namespace"], found["metadata"]["name"])
+        if before is not None and after is not None and goes_by(before) == goes_by(after):
+            return
+        # Of all that there is when an operator begins, rollouts come first. What is new has no status.
+        status = after.get("status", {}) if before is None and after is not None else {}
+        self._queue.add(key, slack=_CALM if status and not status.get("canary") else None)

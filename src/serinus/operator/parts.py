@@ -11,7 +11,7 @@ from typing import Protocol
 from serinus.control.prometheus_evidence import PrometheusSource
 from serinus.control.quality_cluster import ClusterQuality
 from serinus.control.rollout import Evidence, QualitySource
-from serinus.control.rollout_cluster import ClusterApi, GatewayTraffic
+from serinus.control.rollout_cluster import GatewayTraffic
 from serinus.control.rollout_versions import Candidates, RegistryVersions
 from serinus.core.errors import InvalidInput
 from serinus.core.evidence import QualityEvidence, Snapshot
@@ -41,7 +41,7 @@ class Parts:
 
     settings: Settings
     cluster: Cluster
-    children: ClusterApi
+    copy: CachedCluster
     registry: Registry
     database: LedgerDatabase
     exchange: Exchange
@@ -55,7 +55,7 @@ class Parts:
         """
         Args:
             settings: the operator's.
-            cluster: the API server; what we made is read from a copy.
+            cluster: the API server, and a copy of what is ours.
             platform: where everything else is.
             events: where events are written.
 
@@ -77,7 +77,7 @@ class Parts:
 
     def traffic(self, deployment: Object, spec: ModelDeploymentSpec) -> GatewayTraffic:
         """The traffic engine of a ModelDeployment."""
-        return GatewayTraffic(self.children, deployment, spec, self.registry, self.settings.front)
+        return GatewayTraffic(self.copy, deployment, spec, self.registry, self.settings.front)
 
     def versions(self, spec: ModelDeploymentSpec) -> RegistryVersions:
         """The registry's part in the rollouts of a deployment. What was read of a version serves all of them."""
@@ -102,7 +102,7 @@ class Parts:
         if server is None:
             return _no_quality
         place = (namespace, name)
-        source = ClusterQuality(self.cluster, place, self.exchange, server, self.settings.scrape_interval)
+        source = ClusterQuality(self.copy, place, self.exchange, server, self.settings.scrape_interval)
         return lambda state, now: source.evidence(spec, state, now)
 
     def _server(self) -> Prometheus | None:
