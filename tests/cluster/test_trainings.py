@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from serinus.engines.specfile import parse_text
 from serinus.operator.build import ClusterEvents
 from serinus.operator.trainings import PAUSE_ANNOTATION, RUN_ANNOTATION, TrainingParts, Trainings
 from tests.cluster.conftest import ROOT, Kubectl
+from tests.support import eventually
 from tests.support_cluster import jsonable
 
 NAME = "tiny"
@@ -164,20 +165,42 @@ def test_without_its_deployment_or_while_it_is_paused_nothing_is_made(
 
 
 class Meddled(CachedCluster):
-    """Somebody asks for a run in the moment before a status is written."""
+    """Somebody does something in the moment before a status is written."""
+
+    def __init__(self, cluster: Cluster, deed: Callable[[], object]) -> None:
+        super().__init__(cluster, ())
+        self._deed = deed
 
     def apply(self, wanted: Object, kind: Kind, *, status: bool = False) -> Object:
         if status:
-            annotate(self.cluster, wanted["metadata"]["namespace"], run="2026-05-01T00:00:00Z")
+            self._deed()
         return super().apply(wanted, kind, status=status)
 
 
 def test_what_comes_while_a_look_is_under_way_is_looked_at_at_once(
     cluster: Cluster, resources: list[Object], namespace: str, trainings: Trainings
 ) -> None:
-    meddled = Trainings(Meddled(cluster, ()), trainings.parts, trainings.counted)
+    def ask() -> None:
+        annotate(cluster, namespace, run="2026-05-01T00:00:00Z")
+
+    meddled = Trainings(Meddled(cluster, ask), trainings.parts, trainings.counted)
     assert meddled.look(namespace, NAME, NOW) == 0.0
     assert trainings.look(namespace, NAME, NOW) == RESYNC
+
+
+def test_one_that_goes_while_a_look_is_under_way_is_forgotten_and_another_one_of_its_name_looked_at(
+    cluster: Cluster, resources: list[Object], namespace: str, trainings: Trainings
+) -> None:
+    def delete() -> None:
+        cluster.delete(CONTINUOUS_TRAINING, namespace, NAME)
+        eventually(lambda: cluster.get(CONTINUOUS_TRAINING, namespace, NAME) is None)
+
+    def replace() -> None:
+        delete()
+        cluster.apply(resources[0], CONTINUOUS_TRAINING)
+
+    assert Trainings(Meddled(cluster, replace), trainings.parts, trainings.counted).look(namespace, NAME, NOW) == 0.0
+    assert Trainings(Meddled(cluster, delete), trainings.parts, trainings.counted).look(namespace, NAME, NOW) is None
 
 
 def test_one_that_is_gone_is_not_looked_at_again(namespace: str, definitions: None, trainings: Trainings) -> None:

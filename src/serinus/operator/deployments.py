@@ -65,7 +65,10 @@ class Deployments:
             return None
         before = _status(found)
         look = self._look(found, before, now)
-        known = self._write(found, look, now)
+        try:
+            known = self._write(found, look, now)
+        except NotFound:
+            return None  # it was deleted meanwhile, which brings a look of its own
         self._tell(found, look, now)
         # What changed meanwhile came with the answer to our own write, and is told by nobody else.
         return look.again if known is None or goes_by(known) == goes_by(found) else 0.0
@@ -244,7 +247,7 @@ class Deployments:
         document = {
             "apiVersion": MODEL_DEPLOYMENT.api_version,
             "kind": MODEL_DEPLOYMENT.name,
-            "metadata": {"name": found["metadata"]["name"], "namespace": found["metadata"]["namespace"]},
+            "metadata": {name: found["metadata"][name] for name in ("name", "namespace")},
             "status": wanted,
         }
         return self.cluster.apply(document, MODEL_DEPLOYMENT, status=True)

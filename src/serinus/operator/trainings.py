@@ -112,7 +112,10 @@ class Trainings:
         if found is None or "deletionTimestamp" in found["metadata"]:
             return None
         look = self._look(found, _status(found), now)
-        known = self._write(found, look, now)
+        try:
+            known = self._write(found, look, now)
+        except NotFound:
+            return None  # it was deleted meanwhile, which brings a look of its own
         if look.news is not None:
             self._tell(found, look.news, now)
         # What changed meanwhile came with the answer to our own write, and is told by nobody else.
