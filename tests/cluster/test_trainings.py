@@ -199,8 +199,9 @@ def test_one_that_goes_while_a_look_is_under_way_is_forgotten_and_another_one_of
         delete()
         cluster.apply(resources[0], CONTINUOUS_TRAINING)
 
-    assert Trainings(Meddled(cluster, replace), trainings.parts, trainings.counted).look(namespace, NAME, NOW) == 0.0
     assert Trainings(Meddled(cluster, delete), trainings.parts, trainings.counted).look(namespace, NAME, NOW) is None
+    cluster.apply(resources[0], CONTINUOUS_TRAINING)
+    assert Trainings(Meddled(cluster, replace), trainings.parts, trainings.counted).look(namespace, NAME, NOW) == 0.0
 
 
 def test_one_that_is_gone_is_not_looked_at_again(namespace: str, definitions: None, trainings: Trainings) -> None:
