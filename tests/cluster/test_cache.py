@@ -21,6 +21,7 @@ from serinus.engines.kubernetes import (
     HTTP_ROUTE,
     INFERENCE_SERVICE,
     MODEL_DEPLOYMENT,
+    SERVICE,
     Change,
     Cluster,
     Gone,
@@ -235,8 +236,7 @@ def test_nothing_is_deleted_on_the_word_of_a_copy(cluster: Cluster, namespace: s
     spec = ModelDeploymentSpec.model_validate(owner["spec"], by_alias=True, by_name=False)
     cached = CachedCluster(cluster, ours(*CHILDREN), [namespace])
     traffic = GatewayTraffic(cached, owner, spec, OneVersion(), Front("serinus-system", "serinus", "example"))
-    for number in (1, 2):
-        traffic.keep(number)
+    traffic.keep(Shares(stable=1, canary=2))
     _put(traffic, cluster, Shares(stable=2))
     with watched(cached, cluster):
         assert traffic.in_force()
@@ -251,6 +251,36 @@ def test_nothing_is_deleted_on_the_word_of_a_copy(cluster: Cluster, namespace: s
     assert traffic.tidy(Shares(stable=2), late) == [1]
     assert cluster.get(INFERENCE_SERVICE, namespace, f"{NAME}-v1") is None
     assert cluster.get(INFERENCE_SERVICE, namespace, f"{NAME}-v2") is not None
+    cluster.delete(MODEL_DEPLOYMENT, namespace, NAME)
+
+
+@pytest.mark.usefixtures("kinds")
+def test_the_way_for_copies_is_there_while_a_version_gets_some(cluster: Cluster, namespace: str) -> None:
+    owner = cluster.apply(deployment(namespace, NAME), MODEL_DEPLOYMENT)
+    spec = ModelDeploymentSpec.model_validate(owner["spec"], by_alias=True, by_name=False)
+    front = Front("serinus-system", "serinus", "example")
+    traffic = GatewayTraffic(CachedCluster(cluster, ()), owner, spec, OneVersion(), front)
+    late = datetime.now(UTC) + DRAIN + timedelta(minutes=1)
+
+    def ways() -> list[str]:
+        return [each["metadata"]["name"] for each in cluster.all(SERVICE, namespace, kserve.labels(NAME))]
+
+    copied, stepped = Shares(stable=1, canary=2, shadow=50), Shares(stable=1, canary=2, weight=5)
+    traffic.keep(copied)
+    assert ways() == [kserve.copies(NAME, 2)]
+    _put(traffic, cluster, copied)
+    assert traffic.tidy(copied, late) == []
+    assert ways() == [kserve.copies(NAME, 2)]
+    # The Gateway may still send some until it has the new route.
+    assert traffic.tidy(stepped, late) == []
+    assert ways() == [kserve.copies(NAME, 2)]
+    _put(traffic, cluster, stepped)
+    assert traffic.tidy(stepped, late) == []
+    assert ways() == []
+    assert cluster.get(INFERENCE_SERVICE, namespace, kserve.version_name(NAME, 2)) is not None
+    for number in (1, 2):
+        cluster.delete(INFERENCE_SERVICE, namespace, kserve.version_name(NAME, number))
+    cluster.delete(HTTP_ROUTE, namespace, NAME)
     cluster.delete(MODEL_DEPLOYMENT, namespace, NAME)
 
 

@@ -44,9 +44,9 @@ VERSION = ModelVersion(
 SPEC = read_service(Path("examples/flights")).deployment.spec
 
 
-def served(spec: ModelDeploymentSpec = SPEC) -> kserve.Served:
+def served(spec: ModelDeploymentSpec = SPEC, *, copied: bool = False) -> kserve.Served:
     config = PodConfig(version=3, digest=VERSION.digest, deployment=_told(spec))
-    return kserve.Served(OWNER, VERSION, config)
+    return kserve.Served(OWNER, VERSION, config, copied)
 
 
 def split(route: dict[str, Any]) -> dict[str, int]:
@@ -115,7 +115,8 @@ def test_a_route_is_in_force_once_the_gateway_has_seen_it(conditions: list[Any],
 
 
 def test_objects_belong_to_their_owner_and_are_told_apart() -> None:
-    found = dict(kserve.objects(served()))
+    assert [kind.name for kind, _ in kserve.objects(served())] == ["ConfigMap", "InferenceService"]
+    found = dict(kserve.objects(served(copied=True)))
     assert [kind.name for kind in found] == ["ConfigMap", "InferenceService", "Service"]
     for each in found.values():
         assert each["metadata"]["namespace"] == "demo"

@@ -107,8 +107,7 @@ class GatewayTraffic:
 
     def apply(self, shares: Shares) -> None:
         """See `TrafficEngine.apply`. New weights come before old versions go: those stay until `tidy`."""
-        for number in _versions(shares):
-            self.keep(number)
+        self.keep(shares)
         answering = shares.canary if shares.canary is not None and shares.weight >= 100 else shares.stable
         silent = [each for each in self._asked(shares) if not self._ready(each)]
         if answering in silent or (silent and self._route() is None):
@@ -117,17 +116,18 @@ class GatewayTraffic:
             raise EngineError(f"version {silent[0]} of {self._name} is not ready, and gets no requests yet")
         self._put(shares)
 
-    def keep(self, number: int) -> None:
-        """Make a version's objects be as they should be, whoever changed them."""
-        version = self.registry.get(self.spec.model.name, number)
-        config = PodConfig(version=number, digest=version.digest, deployment=_told(self.spec))
-        for kind, wanted in kserve.objects(kserve.Served(self.deployment, version, config)):
-            self._ensure(kind, wanted)
+    def keep(self, shares: Shares) -> None:
+        """Make the objects of the shares' versions be as they should be, whoever changed them."""
+        for number in _versions(shares):
+            version = self.registry.get(self.spec.model.name, number)
+            config = PodConfig(version=number, digest=version.digest, deployment=_told(self.spec))
+            served = kserve.Served(self.deployment, version, config, _is_copied(number, shares))
+            for kind, wanted in kserve.objects(served):
+                self._ensure(kind, wanted)
 
     def repair(self, shares: Shares) -> bool:
         """Set right what somebody changed by hand; whether there was anything."""
-        for number in _versions(shares):
-            self.keep(number)
+        self.keep(shares)
         route = self._route()
         wanted = gateway.route(self.deployment, self.spec.traffic, shares, self.front)
         if route is not None and holds(wanted, route):
@@ -137,7 +137,8 @@ class GatewayTraffic:
         return True
 
     def tidy(self, shares: Shares, now: datetime) -> list[int]:
-        """Remove versions that get no requests any more, once the Gateway knows; the versions that went."""
+        """Remove versions that get no requests any more, and the way for copies of one that gets none, once the Gateway
+        knows; the versions that went."""
         if not self._is_drained(self._route(), shares, now):
             return []
         found = [
@@ -183,9 +184,11 @@ class GatewayTraffic:
 
     @staticmethod
     def _is_stale(found: Object, shares: Shares) -> bool:
-        """Whether an object is of a version that has no part in the shares."""
+        """Whether the shares have no use for an object: its version has no part in them, or gets no copies."""
         number = kserve.version_of(found)
-        return number is not None and number not in _versions(shares)
+        if number is None:
+            return False
+        return number not in _versions(shares) or (found["kind"] == SERVICE.name and not _is_copied(number, shares))
 
     def _is_unused(self, config: Object, get: Callable[[Kind, str, str], Object | None]) -> bool:
         """Whether a version's pods are told something else by now."""
@@ -228,6 +231,10 @@ class GatewayTraffic:
 
 def _versions(shares: Shares) -> Sequence[int]:
     return (shares.stable, *([shares.canary] if shares.canary is not None else []))
+
+
+def _is_copied(number: int, shares: Shares) -> bool:
+    return number == shares.canary and shares.shadow > 0
 
 
 def _changed(route: Object) -> datetime:

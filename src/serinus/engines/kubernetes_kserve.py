@@ -46,11 +46,13 @@ class Served(NamedTuple):
         deployment: the ModelDeployment.
         version: the model version.
         config: what its pods are told.
+        copied: whether it gets copies of requests.
     """
 
     deployment: Object
     version: ModelVersion
     config: PodConfig
+    copied: bool = False
 
     @property
     def name(self) -> str:
@@ -76,11 +78,9 @@ def copies(deployment: str, version: int) -> str:
 def objects(served: Served) -> list[tuple[Any, Object]]:
     """Everything that a version needs, each with its kind, in the order of making."""
     predictor = served.config.deployment.predictor
-    found = [
-        (CONFIG_MAP, _config_map(served)),
-        (INFERENCE_SERVICE, _inference_service(served)),
-        (SERVICE, _copies(served)),
-    ]
+    found = [(CONFIG_MAP, _config_map(served)), (INFERENCE_SERVICE, _inference_service(served))]
+    if served.copied:
+        found.append((SERVICE, _copies(served)))
     if predictor.replicas.minimum > 1:
         found.append((DISRUPTION_BUDGET, _disruption_budget(served)))
     return found

@@ -93,6 +93,13 @@ class LedgerDatabase:
         return sql.MetaData()
 
     @contextmanager
+    def reading(self) -> Iterator[sql.Connection]:
+        """A connection for one question. Without a transaction that is one message instead of three."""
+        engine = self.engine
+        with self.translated("cannot be read"), engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
     def translated(self, what: str) -> Iterator[None]:
         """Errors of the database as ours; its address may hold a password and is not shown."""
         from sqlalchemy import exc
@@ -187,8 +194,7 @@ class SqlLedger:
 
         table = self._database.entries
         one = sql.select(table.c.line).where(table.c.deployment == self._deployment, table.c.number == number)
-        engine = self._database.engine
-        with self._database.translated("cannot be read"), engine.connect() as connection:
+        with self._database.reading() as connection:
             line = connection.execute(one).scalar()
         if line is None:
             raise NotFound(f"there is no entry {number} in the ledger of {self.path}")
@@ -200,8 +206,7 @@ class SqlLedger:
 
         table = self._database.entries
         asked = sql.select(sql.func.count()).where(table.c.deployment == self._deployment)
-        engine = self._database.engine
-        with self._database.translated("cannot be read"), engine.connect() as connection:
+        with self._database.reading() as connection:
             return int(connection.execute(asked).scalar_one())
 
     def verify(self, progress: Progress | None = None) -> Checked:
@@ -218,12 +223,12 @@ class SqlLedger:
         table = self._database.entries
         order = table.c.number.desc() if newest_first else table.c.number
         asked = sql.select(table.c.number, table.c.line).where(table.c.deployment == self._deployment).order_by(order)
-        engine, last = self._database.engine, None
+        last = None
         while True:
             page = asked
             if last is not None:
                 page = asked.where(table.c.number < last if newest_first else table.c.number > last)
-            with self._database.translated("cannot be read"), engine.connect() as connection:
+            with self._database.reading() as connection:
                 rows = connection.execute(page.limit(chunk)).all()
             yield from (row.line for row in rows)
             if len(rows) < chunk:
@@ -246,14 +251,12 @@ class SqlLedger:
         table = self._database.entries
         line = sql.select(table.c.line).where(table.c.deployment == self._deployment).order_by(table.c.number.desc())
         both = sql.select(self._head().scalar_subquery(), line.limit(1).scalar_subquery())
-        engine = self._database.engine
-        with self._database.translated("cannot be read"), engine.connect() as connection:
+        with self._database.reading() as connection:
             kept, newest = connection.execute(both).one()
         return self._parsed(kept), None if newest is None else self._entry(newest)
 
     def _kept(self) -> Head | None:
-        engine = self._database.engine
-        with self._database.translated("cannot be read"), engine.connect() as connection:
+        with self._database.reading() as connection:
             return self._parsed(connection.execute(self._head()).scalar())
 
     def _head(self) -> sql.Select[bytes]:
