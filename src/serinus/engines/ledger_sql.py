@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _HINT = "`serinus ledger verify` tells more"
 _CHUNK = 500
+_IDLE_SECONDS = 5.0
 
 
 class LedgerDatabase:
@@ -57,7 +58,8 @@ class LedgerDatabase:
         import sqlalchemy as sql
 
         with self.translated("cannot be opened"):
-            engine = sql.create_engine(self._url, pool_pre_ping=True)
+            engine = sql.create_engine(self._url)
+            _ping_what_was_idle(engine)
             self._metadata.create_all(engine, tables=[self.entries, self.heads])
             return engine
 
@@ -113,6 +115,29 @@ class LedgerDatabase:
         except exc.SQLAlchemyError as error:
             words = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
             raise EngineError(f"the ledger's database {what}: {words}") from error
+
+
+def _ping_what_was_idle(engine: sql.Engine) -> None:
+    """Have a connection that nobody used for a while asked whether it is still there, and replaced if it is not. To ask
+    each time, as `pool_pre_ping` does, takes as long as the question itself."""
+    import time
+
+    from sqlalchemy import event, exc
+
+    def used(connection: Any, record: Any, *_: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    def checked(connection: Any, record: Any, *_: Any) -> None:
+        if time.monotonic() - record.info["used"] < _IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise exc.DisconnectionError("it was closed meanwhile") from error
+
+    event.listen(engine, "connect", used)
+    event.listen(engine, "checkin", used)
+    event.listen(engine, "checkout", checked)
 
 
 class SqlLedger:

@@ -52,6 +52,7 @@ class Operator:
         self._leading = threading.Event()
         # Asked for, not told: one that has nothing to look at leads, too.
         metrics.leading.set_function(lambda: float(self._leading.is_set()))
+        metrics.queue.set_function(lambda: float(len(self._queue)))
         self._stop = threading.Event()
         self._watching: Watching | None = None
         workers_named = [(self._work, f"look-{at}") for at in range(workers)]
@@ -122,7 +123,6 @@ class Operator:
 
     def _look(self, key: Key, late: float) -> float | None:
         metrics = self._metrics
-        metrics.queue.set(len(self._queue))
         metrics.late.labels(key.kind).observe(max(0.0, late))
         if not self._leading.is_set():
             return 0.0
