@@ -265,19 +265,24 @@ def test_the_way_for_copies_is_there_while_a_version_gets_some(cluster: Cluster,
     def ways() -> list[str]:
         return [each["metadata"]["name"] for each in cluster.all(SERVICE, namespace, kserve.labels(NAME))]
 
+    # KServe gives our labels to what it makes.
+    made = {"name": kserve.backend(NAME, 2), "namespace": namespace, "labels": kserve.labels(NAME, 2)}
+    spec_of_service = {"ports": [{"port": 80, "protocol": "TCP"}]}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": made, "spec": spec_of_service}, SERVICE)
     copied, stepped = Shares(stable=1, canary=2, shadow=50), Shares(stable=1, canary=2, weight=5)
     traffic.keep(copied)
-    assert ways() == [kserve.copies(NAME, 2)]
+    assert ways() == [kserve.copies(NAME, 2), kserve.backend(NAME, 2)]
     _put(traffic, cluster, copied)
     assert traffic.tidy(copied, late) == []
-    assert ways() == [kserve.copies(NAME, 2)]
+    assert ways() == [kserve.copies(NAME, 2), kserve.backend(NAME, 2)]
     # The Gateway may still send some until it has the new route.
     assert traffic.tidy(stepped, late) == []
-    assert ways() == [kserve.copies(NAME, 2)]
+    assert ways() == [kserve.copies(NAME, 2), kserve.backend(NAME, 2)]
     _put(traffic, cluster, stepped)
     assert traffic.tidy(stepped, late) == []
-    assert ways() == []
+    assert ways() == [kserve.backend(NAME, 2)]
     assert cluster.get(INFERENCE_SERVICE, namespace, kserve.version_name(NAME, 2)) is not None
+    cluster.delete(SERVICE, namespace, kserve.backend(NAME, 2))
     for number in (1, 2):
         cluster.delete(INFERENCE_SERVICE, namespace, kserve.version_name(NAME, number))
     cluster.delete(HTTP_ROUTE, namespace, NAME)

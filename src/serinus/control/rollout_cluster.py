@@ -182,13 +182,14 @@ class GatewayTraffic:
             return False
         return now - _changed(route) >= DRAIN
 
-    @staticmethod
-    def _is_stale(found: Object, shares: Shares) -> bool:
+    def _is_stale(self, found: Object, shares: Shares) -> bool:
         """Whether the shares have no use for an object: its version has no part in them, or gets no copies."""
         number = kserve.version_of(found)
-        if number is None:
-            return False
-        return number not in _versions(shares) or (found["kind"] == SERVICE.name and not _is_copied(number, shares))
+        if number is None or number not in _versions(shares):
+            return number is not None
+        # The Service that KServe makes for the version has our labels, too.
+        way = found["kind"] == SERVICE.name and found["metadata"]["name"] == kserve.copies(self._name, number)
+        return way and not _is_copied(number, shares)
 
     def _is_unused(self, config: Object, get: Callable[[Kind, str, str], Object | None]) -> bool:
         """Whether a version's pods are told something else by now."""
