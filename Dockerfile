@@ -101,7 +101,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/tmp/tools \
     sh /opt/serinus/pins/image.sh /tmp/tools -r /opt/serinus/pins/operator.txt
 COPY --from=project /opt/serinus /opt/serinus
 USER 65532:65532
-EXPOSE 9090
+EXPOSE 8080 9090
 ENTRYPOINT ["serinus"]
 CMD ["operator", "--address=0.0.0.0"]
 ARG REVISION=unknown

@@ -279,7 +279,7 @@ class OperatorProcess:
         self.identity = identity
         self.log = folder / f"operator-{identity}.log"
         self.restarts = 0
-        [self._port] = free_ports(1)
+        self._port, self._health = free_ports(2)
         self._environment = {
             **os.environ,
             "SERINUS_PLATFORM": text(platform(folder / f"state-{identity}")),
@@ -329,7 +329,8 @@ class OperatorProcess:
         eventually(lambda: self.counted(_LOOKS) >= before + more, seconds, interval=1.0)
 
     def _launch(self) -> None:
-        command = [sys.executable, "-P", "-m", "serinus", "operator", "--port", str(self._port)]
+        ports = ("--port", str(self._health), "--metrics-port", str(self._port))
+        command = [sys.executable, "-P", "-m", "serinus", "operator", *ports]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
 

@@ -164,7 +164,7 @@ def _world(plan: Plan) -> list[str]:
 
 
 def _operator(plan: Plan) -> list[str]:
-    return [plan.python, "-P", "-m", "serinus", "operator", "--port", "9101"]
+    return [plan.python, "-P", "-m", "serinus", "operator", "--port", "0", "--metrics-port", "9101"]
 
 
 def _settings(plan: Plan, found: Platform) -> dict[str, str]:

@@ -9,11 +9,12 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
-    app.command(epilog="Example: SERINUS_PLATFORM=platform.yaml serinus operator --port 9090")(operator)
+    app.command(epilog="Example: SERINUS_PLATFORM=platform.yaml serinus operator --port 8080")(operator)
 
 
 def operator(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics and /healthz.")] = 9090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz.")] = 8080,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics.")] = 9090,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Look after ModelDeployments and ContinuousTrainings of a cluster until told to stop.
@@ -26,7 +27,7 @@ def operator(
     import signal
     import sys
 
-    from serinus.control.metrics_page import metrics_page
+    from serinus.control.metrics_page import health_page, metrics_page
     from serinus.core.errors import NotFound
     from serinus.engines.kubernetes import Cluster
     from serinus.engines.platformfile import VARIABLE, platform_from_environment
@@ -42,5 +43,5 @@ def operator(
     made, metrics = operator_of(settings, Cluster.connect(), platform)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: made.stop())
-    with metrics_page(metrics.registry, port, address, made.alive):
+    with metrics_page(metrics.registry, metrics_port, address, made.alive), health_page(port, address, made.alive):
         made.run()

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prometheus_client import start_http_server
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, start_http_server
 
 
 @contextmanager
@@ -42,3 +39,10 @@ def metrics_page(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def health_page(port: int, address: str, alive: Callable[[], bool]) -> Iterator[int]:
+    """Have `/healthz` answered at a port of its own, for whoever may not read metrics."""
+    with metrics_page(CollectorRegistry(), port, address, alive) as taken:
+        yield taken
