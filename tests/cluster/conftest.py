@@ -141,9 +141,9 @@ def system(
     kubectl("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runtime(kubectl: Kubectl) -> None:
-    """How KServe runs our versions, by an image that the node has or can pull."""
+    """How KServe runs our versions, by an image that the node has or can pull. An install that went took it along."""
     there = kubectl("get", "nodes", "--output=jsonpath={.items[*].status.images[*].names[*]}").split()
     if IMAGE.startswith("localhost/") and IMAGE not in there:
         made = "`make images TARGETS=serving` makes it, and `make test-cluster` imports it"
