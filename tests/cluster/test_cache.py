@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from kubernetes import client
 from serinus.control.rollout_cluster import CHILDREN, DRAIN, GatewayTraffic
 from serinus.core.rollout import Shares
 from serinus.core.spec.deployment import ModelDeploymentSpec
+from serinus.core.spec.rollout import Rollout, Shadow
 from serinus.core.version import Lineage, ModelVersion
 from serinus.engines import kubernetes_gateway as gateway
 from serinus.engines import kubernetes_kserve as kserve
@@ -255,7 +257,7 @@ def test_nothing_is_deleted_on_the_word_of_a_copy(cluster: Cluster, namespace: s
 
 
 @pytest.mark.usefixtures("kinds")
-def test_the_way_for_copies_is_there_while_a_version_gets_some(cluster: Cluster, namespace: str) -> None:
+def test_the_way_for_copies_is_there_while_some_may_come(cluster: Cluster, namespace: str) -> None:
     owner = cluster.apply(deployment(namespace, NAME), MODEL_DEPLOYMENT)
     spec = ModelDeploymentSpec.model_validate(owner["spec"], by_alias=True, by_name=False)
     front = Front("serinus-system", "serinus", "example")
@@ -273,6 +275,12 @@ def test_the_way_for_copies_is_there_while_a_version_gets_some(cluster: Cluster,
         return [name for name in found if name.endswith("-copies")]
 
     copied, stepped = Shares(stable=1, canary=2, shadow=50), Shares(stable=1, canary=2, weight=5)
+    traffic.keep(stepped)
+    assert ways() == []
+    # Where copies will come, the way is there before they do.
+    shadowing = spec.model_copy(update={"rollout": Rollout(shadow=Shadow())})
+    replace(traffic, spec=shadowing).keep(Shares(stable=1, canary=2))
+    assert ways() == [kserve.copies(NAME, 2)]
     traffic.keep(copied)
     assert ways() == [kserve.copies(NAME, 2)]
     _put(traffic, cluster, copied)

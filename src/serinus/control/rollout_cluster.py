@@ -121,7 +121,7 @@ class GatewayTraffic:
         for number in _versions(shares):
             version = self.registry.get(self.spec.model.name, number)
             config = PodConfig(version=number, digest=version.digest, deployment=_told(self.spec))
-            served = kserve.Served(self.deployment, version, config, _is_copied(number, shares))
+            served = kserve.Served(self.deployment, version, config, self._is_copied(number, shares))
             for kind, wanted in kserve.objects(served):
                 self._ensure(kind, wanted)
 
@@ -137,8 +137,8 @@ class GatewayTraffic:
         return True
 
     def tidy(self, shares: Shares, now: datetime) -> list[int]:
-        """Remove versions that get no requests any more, and the way for copies of one that gets none, once the Gateway
-        knows; the versions that went."""
+        """Remove versions that get no requests any more, and the way for copies where none are to come, once the
+        Gateway knows; the versions that went."""
         if not self._is_drained(self._route(), shares, now):
             return []
         found = [
@@ -183,13 +183,20 @@ class GatewayTraffic:
         return now - _changed(route) >= DRAIN
 
     def _is_stale(self, found: Object, shares: Shares) -> bool:
-        """Whether the shares have no use for an object: its version has no part in them, or gets no copies."""
+        """Whether the shares have no use for an object: its version has no part in them, or is to get no copies."""
         number = kserve.version_of(found)
         if number is None or number not in _versions(shares):
             return number is not None
         # The Service that KServe makes for the version has our labels, too.
         way = found["kind"] == SERVICE.name and found["metadata"]["name"] == kserve.copies(self._name, number)
-        return way and not _is_copied(number, shares)
+        return way and not self._is_copied(number, shares)
+
+    def _is_copied(self, number: int, shares: Shares) -> bool:
+        """Whether a version gets copies of requests, or may: the way for them must be there before the route names it,
+        for some Gateways refuse every request of a route whose backend they do not know yet."""
+        rollout, canary = self.spec.rollout, self.spec.traffic.canary
+        shadows = (rollout is not None and rollout.shadow is not None) or (canary is not None and canary.shadow > 0)
+        return number == shares.canary and (shadows or shares.shadow > 0)
 
     def _is_unused(self, config: Object, get: Callable[[Kind, str, str], Object | None]) -> bool:
         """Whether a version's pods are told something else by now."""
@@ -232,10 +239,6 @@ class GatewayTraffic:
 
 def _versions(shares: Shares) -> Sequence[int]:
     return (shares.stable, *([shares.canary] if shares.canary is not None else []))
-
-
-def _is_copied(number: int, shares: Shares) -> bool:
-    return number == shares.canary and shares.shadow > 0
 
 
 def _changed(route: Object) -> datetime:
