@@ -49,7 +49,8 @@ def run(site: ClusterSite, tmp_path: Path) -> Run:
         settings = {**os.environ, VARIABLE: text(site.platform)}
         done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
         assert done.returncode == expect, done.stderr + done.stdout
-        found: dict[str, Any] = json.loads(done.stdout)
+        # What fails says why on stderr, and prints nothing.
+        found: dict[str, Any] = json.loads(done.stdout) if expect == 0 else {}
         return found
 
     return typed
