@@ -186,6 +186,17 @@ def test_after_a_410_everything_is_listed_again(api: client.ApiClient, cluster: 
     cluster.delete(MODEL_DEPLOYMENT, namespace, "after")
 
 
+@pytest.mark.usefixtures("definitions")
+def test_what_is_watched_without_labels_is_found_by_its_namespace(cluster: Cluster, namespace: str) -> None:
+    cached = CachedCluster(cluster, [Selection(MODEL_DEPLOYMENT)], [namespace])
+    with watched(cached, cluster):
+        cluster.apply(deployment(namespace, "one"), MODEL_DEPLOYMENT)
+        eventually(lambda: cached.get(MODEL_DEPLOYMENT, namespace, "one") is not None, 10)
+        [found] = cached.all(MODEL_DEPLOYMENT, namespace)
+        assert (found["kind"], found["spec"]["model"]["name"]) == (MODEL_DEPLOYMENT.name, "one")
+    cluster.delete(MODEL_DEPLOYMENT, namespace, "one")
+
+
 def test_a_kind_that_is_not_there_has_no_objects(cluster: Cluster, namespace: str) -> None:
     unknown = Kind("Gadget", "example.com/v1", "gadgets")
     cached = CachedCluster(cluster, ours(unknown))
