@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,10 +68,11 @@ class Looked:
         self.cluster = Cluster(api)
         self.times: Counter[tuple[str, str]] = Counter()
         election = Election(self.cluster, namespace, "serinus-test", "test")
-        self.operator = Operator({TRIAL.name: self.look, "ContinuousTraining": self.look}, election, Metrics(), 2)
         features = Selection(DEPLOYMENT, labels={**MANAGED, **COMPONENT})
         self.cached = CachedCluster(self.cluster, [Selection(TRIAL), features], [namespace])
-        self.operator.follow(Watching(self.cluster, self.cached.stores, self.operator.changed, seconds=2))
+        watch = partial(Watching, self.cluster, self.cached.stores, seconds=2)
+        looks = {TRIAL.name: self.look, "ContinuousTraining": self.look}
+        self.operator = Operator(looks, election, Metrics(), watch, workers=2)
         self._thread = threading.Thread(target=self.operator.run)
 
     def look(self, namespace: str, name: str, now: datetime) -> float:
@@ -85,6 +87,7 @@ class Looked:
         self.operator.stop()
         self._thread.join(40)
         assert not self._thread.is_alive()
+        assert not self.operator.alive()
 
 
 @pytest.fixture

@@ -42,6 +42,6 @@ def operator(
         raise NotFound(f"{VARIABLE} is not set", hint="it says where the engines are, as YAML")
     made, metrics = operator_of(settings, Cluster.connect(), platform)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: made.stop())
+        signal.signal(number, lambda *_: sys.exit(0))
     with metrics_page(metrics.registry, metrics_port, address, made.alive), health_page(port, address, made.alive):
         made.run()

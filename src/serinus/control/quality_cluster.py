@@ -55,7 +55,7 @@ class ClusterQuality:
     """How well the versions of one ModelDeployment predict.
 
     Attributes:
-        trainings: where its training's windows are: the API server.
+        trainings: where its training's windows are: the cluster.
         place: namespace and name of the ModelDeployment.
         exchange: where questions are asked.
         server: Prometheus.

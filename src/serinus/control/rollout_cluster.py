@@ -185,8 +185,10 @@ class GatewayTraffic:
     def _is_stale(self, found: Object, shares: Shares) -> bool:
         """Whether the shares have no use for an object: its version has no part in them, or is to get no copies."""
         number = kserve.version_of(found)
-        if number is None or number not in _versions(shares):
-            return number is not None
+        if number is None:
+            return False
+        if number not in _versions(shares):
+            return True
         # The Service that KServe makes for the version has our labels, too.
         way = found["kind"] == SERVICE.name and found["metadata"]["name"] == kserve.copies(self._name, number)
         return way and not self._is_copied(number, shares)

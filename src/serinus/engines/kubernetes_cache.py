@@ -210,8 +210,9 @@ class CachedCluster:
         return self._stores.get((kind, None), self._stores.get((kind, namespace)))
 
     def _take(self, kind: Kind, found: Object | None) -> None:
-        store = self._store(kind, found["metadata"]["namespace"]) if found is not None else None
-        if found is not None and store is not None and store.holds(found["metadata"].get("labels", {})):
+        if found is None or (store := self._store(kind, found["metadata"]["namespace"])) is None:
+            return
+        if store.holds(found["metadata"].get("labels", {})):
             store.wrote(found)
 
 

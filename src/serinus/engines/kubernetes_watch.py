@@ -84,7 +84,7 @@ class Watching:
                 continue
             except SerinusError as error:
                 log.warning("%s are listed again, as their watch is lost: %s", store.selection.kind.plural, error)
-            except Exception:
+            except Exception:  # a thread that ended would leave its kind unseen: it is told, and the kind listed again
                 log.exception("the watch of %s: a fault in Serinus", store.selection.kind.plural)
             if store.synced.is_set():
                 pause = _SOON

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from serinus.control.rollout_cluster import CHILDREN
@@ -60,13 +60,12 @@ def operator_of(settings: Settings, cluster: Cluster, platform: Platform) -> tup
     metrics = Metrics()
     cached = CachedCluster(cluster, WATCHED, settings.watched)
     parts = Parts.of(settings, cached, platform, ClusterEvents(cluster))
-    deployments = Deployments(cached, parts, metrics.decided)
+    deployments = Deployments(parts, metrics.decided)
     election = Election(cluster, settings.own_namespace, LEASE_NAME, settings.identity)
     trainings = Trainings(cached, _training_parts(settings, platform, parts), metrics.ran)
     looks = {MODEL_DEPLOYMENT.name: deployments.look, CONTINUOUS_TRAINING.name: trainings.look}
-    made = Operator(looks, election, metrics, settings.workers)
-    made.follow(Watching(cluster, cached.stores, made.changed))
-    return made, metrics
+    watch = partial(Watching, cluster, cached.stores)
+    return Operator(looks, election, metrics, watch, settings.workers), metrics
 
 
 def _training_parts(settings: Settings, platform: Platform, parts: Parts) -> TrainingParts:

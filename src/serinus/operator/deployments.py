@@ -19,10 +19,9 @@ from serinus.core.rollout import Candidate, Decision, Shares, shares
 from serinus.core.spec.deployment import ModelDeployment, ModelDeploymentSpec
 from serinus.core.status import ModelDeploymentStatus
 from serinus.engines.kubernetes import MODEL_DEPLOYMENT, Object, event
-from serinus.engines.kubernetes_cache import CachedCluster
-from serinus.operator.conditions import ACCEPTED, PROGRESSING, READY, Finding, differs, merged
+from serinus.operator.conditions import ACCEPTED, PROGRESSING, READY, Finding
 from serinus.operator.parts import Parts
-from serinus.operator.subject import goes_by
+from serinus.operator.report import report
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class Look(NamedTuple):
 class Deployments:
     """Looks after ModelDeployments. What it remembers is only to save work: another one can go on at any time."""
 
-    cluster: CachedCluster
     parts: Parts
     decided: Callable[[Decision], None]
     _versions: dict[tuple[str, str], RegistryVersions] = field(default_factory=dict, init=False)
@@ -58,20 +56,17 @@ class Deployments:
         Raises:
             SerinusError: the API server cannot be asked.
         """
-        found = self.cluster.get(MODEL_DEPLOYMENT, namespace, name)
+        found = self.parts.cluster.get(MODEL_DEPLOYMENT, namespace, name)
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._versions.pop((namespace, name), None)
             self._decided.pop((namespace, name), None)
             return None
         before = _status(found)
         look = self._look(found, before, now)
-        try:
-            known = self._write(found, look, now)
-        except NotFound:
-            return None  # it was deleted meanwhile, which brings a look of its own
-        self._tell(found, look, now)
-        # What changed meanwhile came with the answer to our own write, and is told by nobody else.
-        return look.again if known is None or goes_by(known) == goes_by(found) else 0.0
+        again = report(self.parts.cluster, MODEL_DEPLOYMENT, found, look, now)
+        if again is not None:
+            self._tell(found, look, now)
+        return again
 
     def _look(self, found: Object, before: ModelDeploymentStatus, now: datetime) -> Look:
         try:
@@ -222,7 +217,7 @@ class Deployments:
             traffic=traffic,
             evidence=self.parts.evidence(namespace, spec),
             quality=self.parts.quality(namespace, name, spec),
-            commands=AnnotationCommands(self.parts.cluster, namespace, name, resolve, found),
+            commands=AnnotationCommands(self.parts.cluster.cluster, namespace, name, resolve, found),
             ledger=self.parts.database.ledger(_where(found)),
         )
 
@@ -235,22 +230,6 @@ class Deployments:
 
     def _number(self, found: Object, spec: ModelDeploymentSpec) -> int:
         return self.parts.registry.get(spec.model.name, spec.model.version).version
-
-    def _write(self, found: Object, look: Look, now: datetime) -> Object | None:
-        """Write what is news; the resource as it is then, or None where there was no news."""
-        generation = found["metadata"]["generation"]
-        conditions = merged(look.status.conditions, look.findings, generation, now)
-        status = look.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
-        wanted = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if not differs(found.get("status"), wanted):
-            return None
-        document = {
-            "apiVersion": MODEL_DEPLOYMENT.api_version,
-            "kind": MODEL_DEPLOYMENT.name,
-            "metadata": {name: found["metadata"][name] for name in ("name", "namespace")},
-            "status": wanted,
-        }
-        return self.cluster.apply(document, MODEL_DEPLOYMENT, status=True)
 
     def _tell(self, found: Object, look: Look, now: datetime) -> None:
         """Events for what was decided; one that cannot be written is not tried again."""

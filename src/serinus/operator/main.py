@@ -14,12 +14,13 @@ from datetime import datetime
 
 from serinus.core.errors import Conflict, SerinusError
 from serinus.engines.kubernetes import CONTINUOUS_TRAINING, DEPLOYMENT, MODEL_DEPLOYMENT, POD, Kind, Object
+from serinus.engines.kubernetes_cache import Changed
 from serinus.engines.kubernetes_kserve import NAME_LABEL, trouble
 from serinus.engines.kubernetes_watch import Watching
 from serinus.operator.lease import Election, utc_now
 from serinus.operator.metrics import Metrics
 from serinus.operator.queue import Key, WorkQueue
-from serinus.operator.subject import goes_by
+from serinus.operator.report import goes_by
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,18 @@ class Operator:
         looks: by kind of resource.
         election: this operator's part in it.
         metrics: where it counts.
+        watch: makes the watches that keep the copy of a cluster up to date, and tell what others changed.
         workers: looks side by side.
     """
 
-    def __init__(self, looks: Mapping[str, Look], election: Election, metrics: Metrics, workers: int) -> None:
+    def __init__(
+        self,
+        looks: Mapping[str, Look],
+        election: Election,
+        metrics: Metrics,
+        watch: Callable[[Changed], Watching],
+        workers: int,
+    ) -> None:
         self._looks = looks
         self._election = election
         self._metrics = metrics
@@ -54,35 +63,14 @@ class Operator:
         metrics.leading.set_function(lambda: float(self._leading.is_set()))
         metrics.queue.set_function(lambda: float(len(self._queue)))
         self._stop = threading.Event()
-        self._watching: Watching | None = None
-        workers_named = [(self._work, f"look-{at}") for at in range(workers)]
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for target, name in ((self._elect, "election"), *workers_named)
-        ]
-
-    def follow(self, watching: Watching) -> None:
-        """Have the copy of resources and of what was made for them kept up to date while this runs; it is to tell
-        `changed`."""
-        self._watching = watching
-
-    def changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
-        """Have the resource looked at that others changed, or that owns what others changed."""
-        if kind.name in self._looks:
-            return self._resource_changed(kind, before, after)
-        if kind == POD and trouble([before] if before else []) == trouble([after] if after else []):
-            return None  # that its pods are ready says the InferenceService
-        owned_by = CONTINUOUS_TRAINING if kind == DEPLOYMENT else MODEL_DEPLOYMENT
-        for each in (before, after):
-            owner = each["metadata"].get("labels", {}).get(NAME_LABEL) if each else None
-            if each and owner:
-                self._queue.add(Key(owned_by.name, each["metadata"]["namespace"], owner), _TOGETHER)
-        return None
+        self._watching = watch(self._changed)
+        self._threads = [threading.Thread(target=self._elect, name="election", daemon=True)]
+        for at in range(workers):
+            self._threads.append(threading.Thread(target=self._work, name=f"look-{at}", daemon=True))
 
     def run(self) -> None:
         """Work until `stop` is called, or until the Lease is lost."""
-        if self._watching is not None:
-            self._watching.start()
+        self._watching.start()
         for each in self._threads:
             each.start()
         try:
@@ -90,8 +78,7 @@ class Operator:
         finally:
             self._stop.set()
             self._queue.close()
-            if self._watching is not None:
-                self._watching.stop()
+            self._watching.stop()
             for each in self._threads:
                 each.join(timeout=30)
             self._election.leave()
@@ -102,15 +89,14 @@ class Operator:
 
     def alive(self) -> bool:
         """Whether everything that is to run does. An API server that cannot be asked is no reason to begin anew."""
-        threads = all(each.is_alive() for each in self._threads)
-        return threads and (self._watching is None or self._watching.alive())
+        return all(each.is_alive() for each in self._threads) and self._watching.alive()
 
     def _elect(self) -> None:
         self._election.run(utc_now, self._leading, self._stop)
         self.stop()  # a lease that was lost ends the process: what it has in its hands must not be finished
 
     def _work(self) -> None:
-        if self._watching is not None and not self._watching.wait(_SYNC_SECONDS):
+        if not self._watching.wait(_SYNC_SECONDS):
             log.warning("what is on the cluster is not known yet: every look asks the API server")
         while not self._stop.is_set():
             if not self._leading.wait(timeout=0.5):
@@ -134,10 +120,22 @@ class Operator:
             return 1.0
         except SerinusError as error:
             log.error("%s %s/%s: %s", *key, error)
-        except Exception:
+        except Exception:  # a fault with one resource must not end the looks at all others: it is told and counted
             log.exception("%s %s/%s: a fault in Serinus", *key)
         metrics.errors.labels(key.kind).inc()
         return _FAILED_SECONDS
+
+    def _changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
+        """Have the resource looked at that others changed, or that owns what others changed."""
+        if kind.name in self._looks:
+            self._resource_changed(kind, before, after)
+        # That pods are ready says their InferenceService.
+        elif kind != POD or trouble([before] if before else []) != trouble([after] if after else []):
+            owned_by = CONTINUOUS_TRAINING if kind == DEPLOYMENT else MODEL_DEPLOYMENT
+            for each in (before, after):
+                owner = each["metadata"].get("labels", {}).get(NAME_LABEL) if each else None
+                if each and owner:
+                    self._queue.add(Key(owned_by.name, each["metadata"]["namespace"], owner), _TOGETHER)
 
     def _resource_changed(self, kind: Kind, before: Object | None, after: Object | None) -> None:
         found = after or before

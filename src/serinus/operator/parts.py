@@ -19,7 +19,7 @@ from serinus.core.platform import Platform
 from serinus.core.rollout import RolloutState
 from serinus.core.spec.deployment import ModelDeploymentSpec
 from serinus.core.version import ModelVersion
-from serinus.engines.kubernetes import Cluster, Object
+from serinus.engines.kubernetes import Object
 from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.ledger_exchange import Exchange
 from serinus.engines.ledger_sql import LedgerDatabase
@@ -40,8 +40,7 @@ class Parts:
     """Everything that a look needs, made once."""
 
     settings: Settings
-    cluster: Cluster
-    copy: CachedCluster
+    cluster: CachedCluster
     registry: Registry
     database: LedgerDatabase
     exchange: Exchange
@@ -68,7 +67,7 @@ class Parts:
         database = LedgerDatabase(platform.ledger_uri)
         front = FrontFeatures(cluster.cluster, settings.front)
         exchange = Exchange(database)
-        return cls(settings, cluster.cluster, cluster, registry, database, exchange, events, front)
+        return cls(settings, cluster, registry, database, exchange, events, front)
 
     @property
     def resync(self) -> float:
@@ -77,7 +76,7 @@ class Parts:
 
     def traffic(self, deployment: Object, spec: ModelDeploymentSpec) -> GatewayTraffic:
         """The traffic engine of a ModelDeployment."""
-        return GatewayTraffic(self.copy, deployment, spec, self.registry, self.settings.front)
+        return GatewayTraffic(self.cluster, deployment, spec, self.registry, self.settings.front)
 
     def versions(self, spec: ModelDeploymentSpec) -> RegistryVersions:
         """The registry's part in the rollouts of a deployment. What was read of a version serves all of them."""
@@ -102,7 +101,7 @@ class Parts:
         if server is None:
             return _no_quality
         place = (namespace, name)
-        source = ClusterQuality(self.copy, place, self.exchange, server, self.settings.scrape_interval)
+        source = ClusterQuality(self.cluster, place, self.exchange, server, self.settings.scrape_interval)
         return lambda state, now: source.evidence(spec, state, now)
 
     def _server(self) -> Prometheus | None:

@@ -22,8 +22,8 @@ from serinus.engines.kfp_cluster import Asked, ClusterRun, Pipelines
 from serinus.engines.kubernetes import CONTINUOUS_TRAINING, DEPLOYMENT, MODEL_DEPLOYMENT, Object, event
 from serinus.engines.kubernetes_cache import CachedCluster
 from serinus.engines.mlflow import Registry
-from serinus.operator.conditions import ACCEPTED, PROGRESSING, Finding, differs, merged
-from serinus.operator.subject import goes_by
+from serinus.operator.conditions import ACCEPTED, PROGRESSING, Finding
+from serinus.operator.report import report
 from serinus.training.plan import resources
 
 log = logging.getLogger(__name__)
@@ -112,14 +112,10 @@ class Trainings:
         if found is None or "deletionTimestamp" in found["metadata"]:
             return None
         look = self._look(found, _status(found), now)
-        try:
-            known = self._write(found, look, now)
-        except NotFound:
-            return None  # it was deleted meanwhile, which brings a look of its own
-        if look.news is not None:
+        again = report(self.cluster, CONTINUOUS_TRAINING, found, look, now)
+        if again is not None and look.news is not None:
             self._tell(found, look.news, now)
-        # What changed meanwhile came with the answer to our own write, and is told by nobody else.
-        return look.again if known is None or goes_by(known) == goes_by(found) else 0.0
+        return again
 
     def _look(self, found: Object, before: ContinuousTrainingStatus, now: datetime) -> Look:
         try:
@@ -264,18 +260,6 @@ class Trainings:
         reason = _REASONS[run.result]
         verdict = Finding(SUCCEEDED, "False" if run.result == "failed" else "True", reason, run.message)
         return Look(status, [verdict, Finding(PROGRESSING, "False", reason, run.message)], 1.0, run)
-
-    def _write(self, found: Object, look: Look, now: datetime) -> Object | None:
-        """Write what is news; the resource as it is then, or None where there was no news."""
-        generation = found["metadata"]["generation"]
-        conditions = merged(look.status.conditions, look.findings, generation, now)
-        status = look.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
-        wanted = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        metadata = {name: found["metadata"][name] for name in ("name", "namespace")}
-        if not differs(found.get("status"), wanted):
-            return None
-        kind = {"apiVersion": CONTINUOUS_TRAINING.api_version, "kind": CONTINUOUS_TRAINING.name}
-        return self.cluster.apply({**kind, "metadata": metadata, "status": wanted}, CONTINUOUS_TRAINING, status=True)
 
     def _tell(self, found: Object, run: Run, now: datetime) -> None:
         """An event for a run that began or ended; one that cannot be written is not tried again."""
