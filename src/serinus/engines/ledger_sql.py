@@ -96,7 +96,7 @@ class LedgerDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
-        """A connection for one question. Without a transaction that is one message instead of three."""
+        """A connection for one question. Without a transaction PostgreSQL gets two messages instead of three."""
         engine = self.engine
         with self.translated("cannot be read"), engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -119,7 +119,7 @@ class LedgerDatabase:
 
 def _ping_what_was_idle(engine: sql.Engine) -> None:
     """Have a connection that nobody used for a while asked whether it is still there, and replaced if it is not. To ask
-    each time, as `pool_pre_ping` does, takes as long as the question itself."""
+    each time, as `pool_pre_ping` does, is a message more for each question."""
     import time
 
     from sqlalchemy import event, exc
