@@ -62,11 +62,14 @@ def _figures(judged: Judged) -> Iterator[str]:
     yield "<table><tr><th>figure</th><th>value</th></tr>"
     for name, value in judged.summary.model_dump().items():
         if value is not None:
-            shown = (
-                f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-            )
-            yield f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(shown)}</td></tr>"
+            yield f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(_shown(value))}</td></tr>"
     yield "</table>"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"version {key}: {_shown(each)}" for key, each in value.items())
+    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _differences(judged: Judged) -> Iterator[str]:
